@@ -37,7 +37,7 @@ export class Caller {
     this.#maxBytes = limits.maxBytes;
     this.#publisher = new Publisher(link, log, "calls", {
       prepare: (channel, model) => this.#replies.prepare(channel, model),
-      opened: () => this.#consumed(),
+      opened: () => this.#reconsiderCalls(),
     });
   }
 
@@ -76,7 +76,7 @@ export class Caller {
         publisher: this.#publisher,
         replies: this.#replies,
         lastError: () => (this.#link.isConnected ? null : this.#link.lastError),
-        ended: (ended) => this.#ended(ended),
+        ended: (ended) => this.#forget(ended),
       },
       plan,
       events,
@@ -95,7 +95,7 @@ export class Caller {
   }
 
   /** Forgets a call, and tells the workers if one of them may run it for nobody. */
-  #ended(call: RunningCall): void {
+  #forget(call: RunningCall): void {
     this.#calls.delete(call.id);
     if (call.isAbandoned) {
       this.#cancellations.cancel(call.plan.queue, { id: call.id, leftMs: call.leftMs });
@@ -109,7 +109,7 @@ export class Caller {
   }
 
   /** The reply queue is consumed on a new channel. */
-  #consumed(): void {
-    for (const call of [...this.#calls.values()]) call.consumed();
+  #reconsiderCalls(): void {
+    for (const call of [...this.#calls.values()]) call.reconsider();
   }
 }

@@ -80,9 +80,9 @@ export class Gathering<T> implements Gather<T> {
   #queue = "";
   /** Wakes the reader. */
   #waiting: (() => void) | null = null;
-  /** The time limit, and the one after the last answer. */
-  #timer: NodeJS.Timeout | undefined;
-  #quiet: NodeJS.Timeout | undefined;
+  #limitTimer: NodeJS.Timeout | undefined;
+  /** Ends gathering some time after the last answer. */
+  #quietTimer: NodeJS.Timeout | undefined;
   /** Whether nothing more is gathered. Answers that have arrived may still be read. */
   #hasEnded = false;
   #resolveEnded!: () => void;
@@ -162,15 +162,8 @@ export class Gathering<T> implements Gather<T> {
     this.#signal = plan.signal;
     if (plan.signal?.aborted) throw new Cancelled("no", plan.signal.reason);
     plan.signal?.addEventListener("abort", this.#aborted);
+    const limit = this.#startLimit(plan.limitMs);
     let sent = false;
-    // Before the request is written, the time limit is an error. Afterwards, it ends gathering.
-    const limit = new Promise<never>((_, reject) => {
-      this.#timer = setTimeout(() => {
-        if (this.#executed !== "no") this.#finish();
-        else reject(new TimedOut(plan.limitMs, "no", this.#parts.link.lastError ?? undefined));
-      }, plan.limitMs);
-    });
-    limit.catch(() => {});
     this.#channel = new KeptChannel(this.#parts.link, this.#parts.log, {
       what: "answers",
       setup: (channel) => this.#prepare(channel),
@@ -185,26 +178,39 @@ export class Gathering<T> implements Gather<T> {
     await Promise.race([opened, limit, this.#ended]).catch((error: unknown) => {
       throw error instanceof RpcError ? error : new BrokerFailed(String(error), "no", error);
     });
-    for (;;) {
-      if (this.#hasEnded) return;
+    while (!this.#hasEnded) {
       const outcome = await Promise.race([this.#publish(plan, endsAt), limit, this.#ended]);
       if (this.#hasEnded || outcome === undefined) return;
       if (outcome.kind === "unsent") throw new BrokerFailed(outcome.reason, "no");
-      const isMissing = outcome.kind === "returned" || isExchangeMissing(outcome);
-      if (!isMissing) {
-        // Also if the broker has not confirmed it: some of the workers' queues may have it.
-        sent = true;
-        return;
-      }
+      const hasNoWorkers = outcome.kind === "returned" || isExchangeMissing(outcome);
+      // Without a confirm too, the queues of some workers may have the request.
+      sent = !hasNoWorkers;
+      if (sent) return;
       this.#executed = "no";
       if (!plan.waitsForServer) throw new NoWorkers(plan.queue);
       await Promise.race([sleep(RETRY_MS), limit, this.#ended]);
     }
   }
 
+  /**
+   * Starts the time limit. The promise fails if it passes before the request is written. Afterwards,
+   * the limit ends gathering.
+   */
+  #startLimit(limitMs: number): Promise<never> {
+    const limit = new Promise<never>((_, reject) => {
+      this.#limitTimer = setTimeout(() => {
+        if (this.#executed !== "no") this.#finish();
+        else reject(new TimedOut(limitMs, "no", this.#parts.link.lastError ?? undefined));
+      }, limitMs);
+    });
+    // Nothing may wait for the promise when the limit passes.
+    limit.catch(() => {});
+    return limit;
+  }
+
   /** Publishes the request. The promise stays pending if gathering ends before it is written. */
   #publish(plan: CallPlan, endsAt: number): Promise<Outcome> {
-    const outgoing = () => ({
+    const make = () => ({
       exchange: CONTROL_EXCHANGE,
       routingKey: plan.queue,
       mandatory: true,
@@ -220,9 +226,10 @@ export class Gathering<T> implements Gather<T> {
       body: plan.body,
     });
     return new Promise((resolve) => {
-      this.#publication = this.#parts.control.publish(outgoing, resolve, () => {
+      const written = () => {
         this.#executed = "maybe";
-      });
+      };
+      this.#publication = this.#parts.control.publish({ make, written, done: resolve });
     });
   }
 
@@ -237,7 +244,8 @@ export class Gathering<T> implements Gather<T> {
     // Beyond so many, answers that are not read wait at the broker.
     await channel.prefetch(MAX_WAITING_ANSWERS);
     await consume(channel, queue, { noAck: false }, (delivery) => {
-      if (!this.#receive(delivery, () => delivery.ack())) delivery.ack();
+      const isAnswer = this.#receive(delivery, () => delivery.ack());
+      if (!isAnswer) delivery.ack();
     });
   }
 
@@ -250,33 +258,39 @@ export class Gathering<T> implements Gather<T> {
     const worker = workerOf(message);
     // If a worker replies twice, the first reply counts.
     if (worker !== null && this.#known.has(worker.id)) return false;
-    const read = this.#read;
-    let outcome: { readonly value: T } | { readonly error: unknown };
-    try {
-      if (message.malformed !== null) throw new Error(message.malformed);
-      outcome = { value: read(message) };
-    } catch (error) {
-      outcome = { error: error instanceof RpcError ? error : new BadReply(error, "maybe") };
-    }
     const named = worker ?? unnamed(this.#known.size);
     this.#known.add(named.id);
-    const result = (): T => {
-      if ("error" in outcome) throw outcome.error;
-      return outcome.value;
-    };
-    this.#answers.push({ answer: { worker: named, result }, ack });
-    const { expectWorkers, quietMs } = this.#end;
-    if (this.#known.size >= Math.min(expectWorkers ?? MAX_ANSWERS, MAX_ANSWERS)) {
-      this.#finish();
-      return true;
+    this.#answers.push({ answer: { worker: named, result: this.#resultOf(message) }, ack });
+    const maxAnswers = Math.min(this.#end.expectWorkers ?? MAX_ANSWERS, MAX_ANSWERS);
+    if (this.#known.size >= maxAnswers) this.#finish();
+    else {
+      this.#restartQuietTimer();
+      this.#wake();
     }
-    const quiet = quietMs ?? (expectWorkers === undefined ? DEFAULT_QUIET_MS : undefined);
-    if (quiet !== undefined) {
-      clearTimeout(this.#quiet);
-      this.#quiet = setTimeout(() => this.#finish(), Math.min(quiet, MAX_TIMER_MS));
-    }
-    this.#wake();
     return true;
+  }
+
+  /** Reads an answer. Returns a function that returns what it holds, or throws it. */
+  #resultOf(message: Incoming): () => T {
+    try {
+      if (message.malformed !== null) throw new Error(message.malformed);
+      const value = this.#read(message);
+      return () => value;
+    } catch (error) {
+      const failure = error instanceof RpcError ? error : new BadReply(error, "maybe");
+      return () => {
+        throw failure;
+      };
+    }
+  }
+
+  /** Counts the quiet time, if there is one, from now on. */
+  #restartQuietTimer(): void {
+    const { expectWorkers, quietMs } = this.#end;
+    const quiet = quietMs ?? (expectWorkers === undefined ? DEFAULT_QUIET_MS : undefined);
+    if (quiet === undefined) return;
+    clearTimeout(this.#quietTimer);
+    this.#quietTimer = setTimeout(() => this.#finish(), Math.min(quiet, MAX_TIMER_MS));
   }
 
   readonly #aborted = () => {
@@ -293,8 +307,8 @@ export class Gathering<T> implements Gather<T> {
     if (this.#hasEnded) return;
     this.#hasEnded = true;
     this.#resolveEnded();
-    clearTimeout(this.#timer);
-    clearTimeout(this.#quiet);
+    clearTimeout(this.#limitTimer);
+    clearTimeout(this.#quietTimer);
     this.#publication?.withdraw();
     this.#signal?.removeEventListener("abort", this.#aborted);
     this.#wake();

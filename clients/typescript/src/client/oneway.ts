@@ -115,8 +115,8 @@ class Sending {
     if (this.#hasEnded) return;
     const plan = this.#plan;
     const { exchange, deliveryMode, priority } = this.#route;
-    this.#publication = this.#publisher.publish(
-      () => {
+    this.#publication = this.#publisher.publish({
+      make: () => {
         if (this.#hasEnded) return null;
         return {
           exchange,
@@ -133,24 +133,25 @@ class Sending {
           body: plan.body,
         };
       },
-      (outcome) => this.#published(outcome),
-      () => {
+      written: () => {
         this.#publication = null;
         this.#state.written(EPOCH);
       },
-    );
+      done: (outcome) => this.#handleOutcome(outcome),
+    });
   }
 
-  #published(outcome: Outcome): void {
+  #handleOutcome(outcome: Outcome): void {
     if (this.#hasEnded) return;
     if (outcome.kind === "confirmed") {
       this.#end();
       this.#resolve();
       return;
     }
-    // There are no workers if not even one has declared the exchange.
-    const isMissing = this.#route.exchange !== "" && isExchangeMissing(outcome);
-    const decision = this.#state.published(isMissing ? { kind: "returned" } : outcome, EPOCH);
+    // A worker declares the exchange. Without it, the broadcast has no workers.
+    const hasNoWorkers = this.#route.exchange !== "" && isExchangeMissing(outcome);
+    const known: Outcome = hasNoWorkers ? { kind: "returned" } : outcome;
+    const decision = this.#state.decideByOutcome(known, EPOCH);
     if (decision.next === "send") return this.send();
     if (decision.next === "sendLater") {
       this.#pause = setTimeout(() => this.send(), RESEND_PAUSE_MS);

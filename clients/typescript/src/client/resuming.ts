@@ -1,7 +1,7 @@
 import { Cancelled } from "../errors.js";
 import { Backoff } from "../transport/backoff.js";
 import { sleep } from "../transport/time.js";
-import { isInterruption, type ItemStream, type StreamingCall } from "./stream.js";
+import { mayResume, type ItemStream, type StreamingCall } from "./stream.js";
 
 const MAX_PAUSE_MS = 2_000;
 
@@ -37,12 +37,10 @@ export async function* resuming(
     } catch (error) {
       // An earlier call has run the method, even if the request of this one was not sent.
       if (isResuming && error instanceof Cancelled) throw new Cancelled("maybe", error.cause);
-      if (!isInterruption(error, stream.hasBegun, isResuming)) throw error;
+      if (!mayResume(error, stream.hasBegun, isResuming)) throw error;
       backoff.workedFor(performance.now() - begun);
       const pause = Math.min(backoff.next(), MAX_PAUSE_MS);
-      if (performance.now() + pause >= waitingSince + limitMs) {
-        throw error;
-      }
+      if (performance.now() + pause >= waitingSince + limitMs) throw error;
       isResuming = true;
       // If the signal is aborted, the next call throws `Cancelled`.
       await sleep(pause, signal);

@@ -22,7 +22,7 @@ import type { ReplyQueue } from "./replies.js";
 const RESEND_PAUSE_MS = 200;
 
 /** What a call in flight uses. */
-export interface Surroundings {
+export interface RunningCallParts {
   readonly publisher: Publisher;
   readonly replies: ReplyQueue;
   /** Why there is no connection, or `null` if there is one. */
@@ -38,7 +38,7 @@ export interface Surroundings {
 export class RunningCall {
   readonly id = randomUUID();
   readonly plan: CallPlan;
-  readonly #around: Surroundings;
+  readonly #parts: RunningCallParts;
   readonly #events: CallEvents;
   readonly #state: CallState;
   readonly #endsAt: number;
@@ -52,8 +52,8 @@ export class RunningCall {
   /** Whether the last request was sent although a worker may have an earlier one. */
   #wasSentTwice = false;
 
-  constructor(around: Surroundings, plan: CallPlan, events: CallEvents) {
-    this.#around = around;
+  constructor(parts: RunningCallParts, plan: CallPlan, events: CallEvents) {
+    this.#parts = parts;
     this.plan = plan;
     this.#events = events;
     this.#state = new CallState(plan.isIdempotent, plan.waitsForServer);
@@ -85,7 +85,7 @@ export class RunningCall {
    * A worker has begun a stream: the request is never sent again, and the limit no longer applies.
    * From now on, whoever reads the worker's messages watches the time.
    */
-  begin(): void {
+  beginStream(): void {
     this.#hasBegun = true;
     clearTimeout(this.#timer);
     this.#sendNoMore();
@@ -131,25 +131,25 @@ export class RunningCall {
   /** Publishes the request as soon as that is possible, and acts on what becomes of it. */
   send(): void {
     if (this.#hasEnded || this.#hasBegun) return;
-    this.#publication = this.#around.publisher.publish(
-      () => this.#outgoing(),
-      (outcome) => {
-        if (!this.#hasEnded && !this.#hasBegun) {
-          this.#decide(this.#state.published(outcome, this.#around.replies.epoch));
-        }
-      },
-      () => {
+    this.#publication = this.#parts.publisher.publish({
+      make: () => this.#outgoing(),
+      written: () => {
         this.#publication = null;
         this.#wasSentTwice = this.#state.isResent;
-        this.#state.written(this.#around.replies.epoch);
+        this.#state.written(this.#parts.replies.epoch);
       },
-    );
+      done: (outcome) => {
+        if (!this.#hasEnded && !this.#hasBegun) {
+          this.#carryOut(this.#state.decideByOutcome(outcome, this.#parts.replies.epoch));
+        }
+      },
+    });
   }
 
   /** The reply queue is consumed anew: the call waits on, sends its request again, or fails. */
-  consumed(): void {
+  reconsider(): void {
     if (!this.#hasEnded && !this.#hasBegun) {
-      this.#decide(this.#state.consumed(this.#around.replies.epoch));
+      this.#carryOut(this.#state.decideByEpoch(this.#parts.replies.epoch));
     }
   }
 
@@ -166,7 +166,7 @@ export class RunningCall {
         type: plan.method,
         contentType: CONTENT_TYPES[plan.codec],
         correlationId: this.id,
-        replyTo: this.#around.replies.name,
+        replyTo: this.#parts.replies.name,
         expiration: String(left),
         deliveryMode: 1,
         priority: plan.priority,
@@ -176,7 +176,7 @@ export class RunningCall {
     };
   }
 
-  #decide(decision: CallDecision): void {
+  #carryOut(decision: CallDecision): void {
     switch (decision.next) {
       case "wait":
         return;
@@ -204,7 +204,7 @@ export class RunningCall {
   }
 
   #timedOut(): void {
-    const cause = this.#around.lastError();
+    const cause = this.#parts.lastError();
     this.fail(new TimedOut(this.plan.limitMs, this.executed, cause ?? undefined));
   }
 
@@ -218,7 +218,7 @@ export class RunningCall {
     clearTimeout(this.#timer);
     this.#sendNoMore();
     this.plan.signal?.removeEventListener("abort", this.#aborted);
-    this.#around.ended(this);
+    this.#parts.ended(this);
   }
 
   /** Takes the request back if it waits to be sent, also for the second time. */

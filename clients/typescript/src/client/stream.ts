@@ -1,5 +1,5 @@
 import { decodePlain, decodeValue } from "../codec/values.js";
-import { BadReply, BrokerFailed, Cancelled, Fault, RpcError, TimedOut } from "../errors.js";
+import { BadReply, BrokerFailed, Fault, RpcError, TimedOut } from "../errors.js";
 import type { AnyMethod } from "../method.js";
 import { decodeItems, encodeGrant, type Credit } from "../protocol/control.js";
 import {
@@ -63,7 +63,7 @@ export class StreamingCall implements ItemStream<unknown> {
   #limitMs = 0;
   #call: RunningCall | null = null;
   /** The items that remain to be read, if the worker has sent all of them in its reply. */
-  #array: unknown[] | null = null;
+  #replyItems: unknown[] | null = null;
   /**
    * How the stream ends, once its reader has got the items that have arrived. Without an error: at
    * its end.
@@ -126,7 +126,7 @@ export class StreamingCall implements ItemStream<unknown> {
         if (this.#end.error !== null) throw this.#end.error;
         return { done: true, value: undefined };
       }
-      await this.#arrival();
+      await this.#waitForArrival();
     }
   }
 
@@ -158,8 +158,8 @@ export class StreamingCall implements ItemStream<unknown> {
    * ends the stream and throws.
    */
   #take(): { readonly value: unknown } | undefined {
-    if (this.#array !== null) {
-      return this.#array.length > 0 ? { value: this.#array.shift() } : undefined;
+    if (this.#replyItems !== null) {
+      return this.#replyItems.length > 0 ? { value: this.#replyItems.shift() } : undefined;
     }
     const bytes = this.#receiver.take();
     if (bytes === undefined) return undefined;
@@ -176,7 +176,7 @@ export class StreamingCall implements ItemStream<unknown> {
   }
 
   /** Waits until an item or the end has arrived. */
-  #arrival(): Promise<void> {
+  #waitForArrival(): Promise<void> {
     return new Promise((resolve) => {
       // Wakes an earlier `next` too, whose promise its caller has not awaited.
       const earlier = this.#arrived;
@@ -190,7 +190,7 @@ export class StreamingCall implements ItemStream<unknown> {
   #receive(message: Incoming): void {
     const call = this.#call!;
     const run = runOf(message);
-    const begun = this.#receiver.run;
+    const earlierRun = this.#receiver.run;
     switch (this.#receiver.chooseRun(run)) {
       case "foreign":
         return this.#endForeign(message);
@@ -201,9 +201,10 @@ export class StreamingCall implements ItemStream<unknown> {
     }
     try {
       const received = this.#read(run, message);
-      if (this.#receiver.run !== begun) this.#heardAt = performance.now();
+      // The first message of a run always counts: its request may have waited for a worker.
+      if (this.#receiver.run !== earlierRun) this.#heardAt = performance.now();
       // The request is not sent again, and from now on `#watch` watches the time.
-      if (!call.hasEnded && this.hasBegun) call.begin();
+      if (!call.hasEnded && this.hasBegun) call.beginStream();
       if (received.kind === "ends") this.#finish(received.end);
     } catch (error) {
       call.abandon();
@@ -223,24 +224,27 @@ export class StreamingCall implements ItemStream<unknown> {
       upload.grant(this.#call!, run.worker, message);
       return { kind: "continues" };
     }
-    if (message.properties.type === ITEMS_TYPE) {
-      if (run === null) throw new Error(NO_RUN);
-      const { first, items } = decodeItems(message.body);
-      const received = this.#receiver.receive(run, first, items);
-      // Items that are missing may be lost with the broker, and never come. Then the worker counts
-      // as silent, although its later messages arrive.
-      if (!this.#receiver.missesBefore(first + items.length)) this.#heardAt = performance.now();
-      // With a message without items, the worker asks whether its caller is still there.
-      if (received.kind === "continues" && items.length === 0) this.#grant(this.#receiver.granted);
-      return received;
-    }
+    if (message.properties.type !== ITEMS_TYPE) return this.#readEnd(run, message);
+    if (run === null) throw new Error(NO_RUN);
+    const { first, items } = decodeItems(message.body);
+    const received = this.#receiver.receive(run, first, items);
+    // Items that are missing may be lost with the broker, and never come. Then the worker counts
+    // as silent, although its later messages arrive.
+    if (!this.#receiver.missesBefore(first + items.length)) this.#heardAt = performance.now();
+    // With a message without items, the worker asks whether its caller is still there.
+    if (received.kind === "continues" && items.length === 0) this.#grant(this.#receiver.granted);
+    return received;
+  }
+
+  /** Reads the reply, which ends the stream. Throws if it must count the items and does not. */
+  #readEnd(run: StreamRun | null, message: Incoming): Received<Reply> {
     const { headers } = message.properties;
     const reply = replyOf(message, this.#codec);
     const count = numberHeader(headers, ITEMS_HEADER);
-    // Only a fault may end a stream that has begun without saying how many items it has.
-    const isExact =
-      count !== undefined || (!Object.hasOwn(headers, ITEMS_HEADER) && !this.hasBegun);
-    if (!isExact && reply.kind !== "fault") throw new Error("the end does not count the items");
+    // The only message of a worker that knows no streams holds all items, and need not count them.
+    const isOnlyMessage = !this.hasBegun && !Object.hasOwn(headers, ITEMS_HEADER);
+    const mustCount = reply.kind !== "fault" && !isOnlyMessage;
+    if (mustCount && count === undefined) throw new Error("the end does not count the items");
     this.#heardAt = performance.now();
     return this.#receiver.receiveEnd(run, count, reply);
   }
@@ -255,7 +259,7 @@ export class StreamingCall implements ItemStream<unknown> {
       // A request whose stream has begun is not sent again, so a fault means what it says.
       readResult(reply, this.#method, this.hasBegun ? null : call, () => {
         // A worker that knows no streams sends all items at once.
-        if (isArray) this.#array = this.#readArray(reply);
+        if (isArray) this.#replyItems = this.#readArray(reply);
       });
       this.#stop({ error: null });
     } catch (error) {
@@ -320,18 +324,20 @@ export class StreamingCall implements ItemStream<unknown> {
   #watch(): void {
     clearTimeout(this.#timer);
     if (this.#end !== null || !this.hasBegun) return;
-    const silentAt = this.#heardAt + MAX_SILENCE_MS;
-    const waitedAt = (this.#waitsSince ?? Infinity) + this.#limitMs;
-    const at = Math.min(silentAt, waitedAt, this.#contextEndsAt);
-    this.#timer = setTimeout(() => this.#overdue(), Math.max(0, at - performance.now()));
+    const endsAt = Math.min(this.#timeUpAt, this.#heardAt + MAX_SILENCE_MS);
+    this.#timer = setTimeout(() => this.#checkTimes(), Math.max(0, endsAt - performance.now()));
+  }
+
+  /** When the reader has waited for too long, or the handler's deadline passes. */
+  get #timeUpAt(): number {
+    return Math.min((this.#waitsSince ?? Infinity) + this.#limitMs, this.#contextEndsAt);
   }
 
   /** Fails the call if one of the times that `#watch` watches has passed. */
-  #overdue(): void {
+  #checkTimes(): void {
     const now = performance.now();
     const call = this.#call!;
-    const hasWaited = this.#waitsSince !== null && this.#waitsSince + this.#limitMs <= now;
-    if (hasWaited || this.#contextEndsAt <= now) call.fail(new TimedOut(this.#limitMs, "maybe"));
+    if (this.#timeUpAt <= now) call.fail(new TimedOut(this.#limitMs, "maybe"));
     else if (this.#heardAt + MAX_SILENCE_MS <= now) {
       call.fail(new Fault("interrupted", "the worker of the stream is gone"));
     } else this.#watch();
@@ -339,12 +345,12 @@ export class StreamingCall implements ItemStream<unknown> {
 }
 
 /**
- * Whether a stream that ended with this error may be resumed. A stream that never began fails like
- * any other call. While one is resumed, errors that may pass count too.
+ * Whether a stream that ended with this error may be resumed: if it was interrupted after it had
+ * begun. While one is resumed, it need not have begun, and errors that may pass count too.
  */
-export function isInterruption(error: unknown, hasBegun: boolean, isResuming: boolean): boolean {
-  if (error instanceof Cancelled) return false;
-  if (error instanceof Fault && error.code === "interrupted") return hasBegun || isResuming;
-  if (error instanceof BrokerFailed) return hasBegun || isResuming;
+export function mayResume(error: unknown, hasBegun: boolean, isResuming: boolean): boolean {
+  const isInterruption =
+    error instanceof BrokerFailed || (error instanceof Fault && error.code === "interrupted");
+  if (isInterruption) return hasBegun || isResuming;
   return isResuming && error instanceof RpcError && error.isRetryable;
 }

@@ -90,7 +90,7 @@ export class Upload {
     if (this.#worker === null) {
       this.#worker = worker;
       this.#call = call;
-      call.begin();
+      call.beginStream();
       this.#timer = setInterval(() => this.#keepAlive(), 1000);
     }
     if (this.#sender.grant(decodeIncomingGrant(message.body))) this.#onProgress();
@@ -118,13 +118,12 @@ export class Upload {
 
   /** Sends what may be sent, and takes further items if there is room for them. */
   #sendAndPull(): void {
-    while (!this.#isStopped && this.#unconfirmed < MAX_UNCONFIRMED && this.#maySend) {
+    while (this.#maySend) {
       const message = this.#sender.next();
       if (message === null) break;
       this.#send(message);
     }
-    const mayPull = this.#sender.mayPull && this.#unconfirmed < MAX_UNCONFIRMED && this.#maySend;
-    if (mayPull && !this.#isPulling && !this.#isStopped) void this.#pull();
+    if (this.#sender.mayPull && !this.#isPulling && this.#maySend) void this.#pull();
   }
 
   #sendSoon(): void {
@@ -136,9 +135,10 @@ export class Upload {
     });
   }
 
-  /** Whether no message was lost, or the pause after that is over. */
+  /** Whether a message may be sent now: there is room for it, and no pause after a lost one. */
   get #maySend(): boolean {
-    return this.#pausedUntil <= performance.now();
+    const hasRoom = this.#unconfirmed < MAX_UNCONFIRMED;
+    return !this.#isStopped && hasRoom && this.#pausedUntil <= performance.now();
   }
 
   /** Takes items from the caller's stream while there are credit and room for them. */
@@ -167,7 +167,7 @@ export class Upload {
         }
       }
     } catch (error) {
-      // Also if it is the error of another call, which says nothing about this one.
+      // Even an `RpcError` is replaced: it is that of another call.
       this.#fail(new BadItem(error));
       return;
     } finally {
@@ -204,11 +204,11 @@ export class Upload {
     };
     void this.#parts.control.send(outgoing, MAX_SILENCE_MS).then((outcome) => {
       this.#unconfirmed--;
-      this.#published(message, outcome);
+      this.#handleOutcome(message, outcome);
     });
   }
 
-  #published(message: ItemMessage, outcome: Outcome): void {
+  #handleOutcome(message: ItemMessage, outcome: Outcome): void {
     if (this.#isStopped) return;
     if (outcome.kind === "confirmed") {
       this.#failures = 0;

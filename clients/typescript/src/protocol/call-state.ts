@@ -38,7 +38,7 @@ export class CallState {
   /** The reply queue that the last request counts on. */
   #sentIn: ReplyEpoch | null = null;
   /** The same, once the broker has confirmed the request. */
-  #confirmed: ReplyEpoch | null = null;
+  #confirmedIn: ReplyEpoch | null = null;
 
   constructor(isIdempotent: boolean, waitsForServer: boolean) {
     this.#isIdempotent = isIdempotent;
@@ -58,16 +58,16 @@ export class CallState {
   /** The request was written. */
   written(epoch: ReplyEpoch): void {
     this.#written++;
-    this.#confirmed = null;
+    this.#confirmedIn = null;
     this.#sentIn = epoch;
   }
 
-  /** The outcome of the request is known: decides what is next. */
-  published(outcome: Outcome, now: ReplyEpoch): CallDecision {
+  /** Decides what is next once it is known what became of the request. */
+  decideByOutcome(outcome: Outcome, current: ReplyEpoch): CallDecision {
     switch (outcome.kind) {
       case "confirmed":
-        this.#confirmed = this.#sentIn;
-        return this.consumed(now);
+        this.#confirmedIn = this.#sentIn;
+        return this.decideByEpoch(current);
       case "returned":
         this.#returned++;
         if (this.isResent) {
@@ -91,17 +91,18 @@ export class CallState {
   }
 
   /**
-   * The reply queue is consumed anew, or the request was confirmed: decides whether its reply can
-   * still arrive. A new consumer gets the replies that waited in the queue, unless the broker has
-   * restarted and lost them, so only an idempotent request is sent again.
+   * Decides whether the reply to a confirmed request can still arrive. A new consumer gets the
+   * replies that waited in the queue, unless the broker has restarted and lost them. To be safe, an
+   * idempotent request is sent again.
    */
-  consumed(now: ReplyEpoch): CallDecision {
-    const sent = this.#confirmed;
-    if (sent === null || (sent.address === now.address && sent.consumer === now.consumer)) {
-      return { next: "wait" };
-    }
+  decideByEpoch(current: ReplyEpoch): CallDecision {
+    const sentIn = this.#confirmedIn;
+    // What becomes of a request that is not confirmed decides later.
+    if (sentIn === null) return { next: "wait" };
+    const isSameQueue = sentIn.address === current.address;
+    if (isSameQueue && sentIn.consumer === current.consumer) return { next: "wait" };
     if (this.#isIdempotent) return { next: "send" };
-    if (sent.address === now.address) return { next: "wait" };
+    if (isSameQueue) return { next: "wait" };
     return { next: "fail", why: "broker", reason: "the reply queue was lost" };
   }
 }

@@ -1,4 +1,4 @@
-import type { Channel, ChannelModel, ConfirmChannel } from "amqplib";
+import type { ChannelModel, ConfirmChannel } from "amqplib";
 
 import { messageOf } from "../errors.js";
 import type { Log } from "../log.js";
@@ -12,13 +12,22 @@ const OPEN_LIMIT_MS = 20_000;
 /** Declares queues and begins to consume, whenever a channel is new. */
 export type Setup = (channel: ConfirmChannel, model: ChannelModel) => Promise<void>;
 
+/** What belongs to a channel. */
+export interface ChannelOptions {
+  /** Its name in the log. */
+  readonly what: string;
+  readonly setup: Setup;
+  /** Called whenever the channel has been opened and set up. */
+  readonly opened?: () => void;
+  /** Called whenever the open channel is lost. */
+  readonly lost?: (reason: Error) => void;
+}
+
 /** A channel that is opened again whenever it, or its connection, is lost. */
 export class KeptChannel implements LinkUser {
   readonly #link: Link;
-  readonly #what: string;
-  readonly #setup: Setup;
-  readonly #lost: (reason: Error) => void;
   readonly #log: Log;
+  readonly #options: ChannelOptions;
   readonly #backoff = new Backoff();
   #channel: ConfirmChannel | null = null;
   #isStopped = false;
@@ -26,18 +35,12 @@ export class KeptChannel implements LinkUser {
   #model: ChannelModel | null = null;
   #timer: NodeJS.Timeout | undefined;
   /** Settles the promise of `open`. `null` if nobody waits for it. */
-  #first: { resolve: () => void; reject: (error: unknown) => void } | null = null;
+  #opening: { resolve: () => void; reject: (error: unknown) => void } | null = null;
 
-  constructor(
-    link: Link,
-    log: Log,
-    options: { what: string; setup: Setup; lost?: (reason: Error) => void },
-  ) {
+  constructor(link: Link, log: Log, options: ChannelOptions) {
     this.#link = link;
     this.#log = log;
-    this.#what = options.what;
-    this.#setup = options.setup;
-    this.#lost = options.lost ?? (() => {});
+    this.#options = options;
   }
 
   /** The open channel, or `null`. */
@@ -51,7 +54,7 @@ export class KeptChannel implements LinkUser {
    */
   async open(): Promise<void> {
     if (this.#link.isClosed) throw new Error("the connection is closed");
-    const opened = new Promise<void>((resolve, reject) => (this.#first = { resolve, reject }));
+    const opened = new Promise<void>((resolve, reject) => (this.#opening = { resolve, reject }));
     this.#link.add(this);
     await opened;
   }
@@ -78,7 +81,7 @@ export class KeptChannel implements LinkUser {
   /** Tries once to open the channel on this connection. A failure is retried, or fails `open`. */
   async #open(model: ChannelModel): Promise<void> {
     const begun = Date.now();
-    let channel: ConfirmChannel;
+    let channel: ConfirmChannel | undefined;
     let reason: Error = new Error("the connection to the broker was lost");
     let isClosed = false;
     try {
@@ -92,25 +95,22 @@ export class KeptChannel implements LinkUser {
         if (this.#channel !== channel) return;
         this.#channel = null;
         this.#backoff.workedFor(Date.now() - begun);
-        this.#lost(reason);
-        this.#again(model, reason);
+        this.#options.lost?.(reason);
+        this.#openLater(model, reason);
       });
-      await within(OPEN_LIMIT_MS, this.#setup(channel, model));
+      await within(OPEN_LIMIT_MS, this.#options.setup(channel, model));
       if (isClosed) throw reason;
     } catch (error) {
       // A broker that does not answer will not answer on this connection.
       if (error instanceof LimitExceeded) this.#link.replace(model);
-      else await within(1_000, channel!?.close() ?? Promise.resolve()).catch(() => {});
+      else await within(1_000, channel?.close() ?? Promise.resolve()).catch(() => {});
       // Only errors of the broker have a code. One of an earlier connection is no refusal.
       const isRefusal = "code" in Object(error) && this.#model === model;
-      if (this.#first !== null && isRefusal) {
-        this.#isStopped = true;
-        this.#link.remove(this);
-        this.#first.reject(error);
-        this.#first = null;
-        return;
-      }
-      this.#again(model, error);
+      if (this.#opening === null || !isRefusal) return this.#openLater(model, error);
+      this.#isStopped = true;
+      this.#link.remove(this);
+      this.#opening.reject(error);
+      this.#opening = null;
       return;
     }
     if (this.#isStopped || this.#model !== model) {
@@ -118,28 +118,21 @@ export class KeptChannel implements LinkUser {
       return;
     }
     this.#channel = channel;
-    this.#first?.resolve();
-    this.#first = null;
-    this.#opened(channel);
+    this.#opening?.resolve();
+    this.#opening = null;
+    this.#options.opened?.();
   }
 
   /** Tries again on the same connection after a pause. A new connection gets its own attempt. */
-  #again(model: ChannelModel, error: unknown): void {
+  #openLater(model: ChannelModel, error: unknown): void {
     if (this.#isStopped || this.#model !== model || !this.#link.isConnected) return;
     this.#log.line("warn", "a channel is opened again", {
-      channel: this.#what,
+      channel: this.#options.what,
       reason: messageOf(error),
     });
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => {
       if (!this.#isStopped && this.#model === model) void this.#open(model);
     }, this.#backoff.next());
-  }
-
-  #opened: (channel: Channel) => void = () => {};
-
-  /** Sets the function that is called whenever the channel has been opened. */
-  onOpen(opened: (channel: Channel) => void): void {
-    this.#opened = opened;
   }
 }

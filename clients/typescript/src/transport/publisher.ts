@@ -47,10 +47,16 @@ export function newCopyToken(): string {
 /** How many messages may wait for their confirms. */
 const MAX_UNCONFIRMED = 4096;
 
-/** A message that is not written yet. See `publish`. */
-interface Waiting {
+/** What `publish` calls for a message, in this order. */
+export interface Publishing {
+  /**
+   * Makes the message once it can be written, and again if the channel was just closing. The message
+   * is dropped, without another call, if this returns `null`.
+   */
   readonly make: () => Outgoing | null;
-  readonly written: () => void;
+  /** The message was written. Not called for one that cannot be written. */
+  readonly written?: () => void;
+  /** It is known what became of the message. */
   readonly done: (outcome: Outcome) => void;
 }
 
@@ -75,7 +81,8 @@ export interface PublisherOptions {
 export class Publisher implements LinkUser {
   readonly #link: Link;
   readonly #channel: KeptChannel;
-  readonly #waiting = new Set<Waiting>();
+  /** The messages that are not written yet. */
+  readonly #waiting = new Set<Publishing>();
   #unconfirmed = 0;
   /**
    * The mandatory messages that are not confirmed, by what identifies them. The broker returns a
@@ -83,23 +90,23 @@ export class Publisher implements LinkUser {
    */
   #mandatory = new Map<string, { isReturned: boolean }>();
   /** The error with which the channel was closed, until the next one is open. */
-  #reason: Error | null = null;
+  #closeError: Error | null = null;
   #isClosed = false;
 
   constructor(link: Link, log: Log, what: string, options: PublisherOptions = {}) {
     this.#link = link;
     const setup: Setup = async (channel, model) => {
-      channel.on("return", (message: Message) => this.#returned(message));
-      // When a channel is closed, its unconfirmed messages fail. They ask for the reason.
-      channel.prependListener("error", (error: Error) => (this.#reason = error));
+      channel.on("return", (message: Message) => this.#markReturned(message));
+      // Before amqplib fails the unconfirmed messages of the channel, which need the reason.
+      channel.prependListener("error", (error: Error) => (this.#closeError = error));
       await options.prepare?.(channel, model);
     };
-    this.#channel = new KeptChannel(link, log, { what, setup });
-    this.#channel.onOpen(() => {
-      this.#reason = null;
+    const opened = () => {
+      this.#closeError = null;
       options.opened?.();
       this.#flush();
-    });
+    };
+    this.#channel = new KeptChannel(link, log, { what, setup, opened });
   }
 
   /** How many messages wait for their confirms. For tests. */
@@ -130,24 +137,16 @@ export class Publisher implements LinkUser {
     for (const { done } of waiting) done({ kind: "unsent", reason: "the connection is closed" });
   }
 
-  /**
-   * Publishes a message as soon as that is possible. `make` is called then, and again if the
-   * channel was just closing. If it returns `null`, the message is dropped without `done`.
-   * `written` is called next, unless the message cannot be written, and at last `done`.
-   */
-  publish(
-    make: () => Outgoing | null,
-    done: (outcome: Outcome) => void,
-    written: () => void = () => {},
-  ): Publication {
-    const waiting: Waiting = { make, written, done };
+  /** Publishes a message as soon as that is possible. */
+  publish(publishing: Publishing): Publication {
     if (this.#isClosed) {
-      queueMicrotask(() => done({ kind: "unsent", reason: "the connection is closed" }));
+      const reason = "the connection is closed";
+      queueMicrotask(() => publishing.done({ kind: "unsent", reason }));
     } else {
-      this.#waiting.add(waiting);
+      this.#waiting.add(publishing);
       this.#flush();
     }
-    return { withdraw: () => this.#waiting.delete(waiting) };
+    return { withdraw: () => this.#waiting.delete(publishing) };
   }
 
   /**
@@ -156,13 +155,13 @@ export class Publisher implements LinkUser {
    */
   send(outgoing: Outgoing, limitMs: number): Promise<Outcome> {
     return new Promise((resolve) => {
-      const publication = this.publish(
-        () => outgoing,
-        (outcome) => {
+      const publication = this.publish({
+        make: () => outgoing,
+        done: (outcome) => {
           clearTimeout(timer);
           resolve(outcome);
         },
-      );
+      });
       const timer = setTimeout(
         () => {
           const reason = "the broker does not take the message";
@@ -183,7 +182,7 @@ export class Publisher implements LinkUser {
       this.#waiting.delete(waiting);
       const outgoing = waiting.make();
       if (outgoing !== null && !this.#write(channel, outgoing, waiting)) {
-        // The channel is just closing. It is opened again, and then this is published.
+        // The channel is just closing. The message is published once another one is open.
         this.#waiting.add(waiting);
         return;
       }
@@ -191,7 +190,7 @@ export class Publisher implements LinkUser {
   }
 
   /** Writes a message. Returns `false` if it must be written to the next channel. */
-  #write(channel: ConfirmChannel, outgoing: Outgoing, { written, done }: Waiting): boolean {
+  #write(channel: ConfirmChannel, outgoing: Outgoing, { written, done }: Publishing): boolean {
     const token = outgoing.mandatory ? tokenOf(outgoing.properties) : undefined;
     const state = { isReturned: false };
     if (token !== undefined) this.#mandatory.set(token, state);
@@ -205,22 +204,12 @@ export class Publisher implements LinkUser {
       done(outcome);
       this.#flush();
     };
-    const confirmed = (error: unknown) => {
-      if (error === null || error === undefined) {
-        settle({ kind: state.isReturned ? "returned" : "confirmed" });
-      } else if (messageOf(error) === "message nacked") {
-        settle({ kind: "refused" });
-      } else {
-        const cause = this.#reason ?? this.#link.closedBecause;
-        const byBroker = cause !== null && "code" in cause;
-        const reason = cause?.message ?? "the connection to the broker was lost";
-        settle({ kind: "lost", reason, byBroker });
-      }
-    };
     this.#unconfirmed++;
     try {
       const { exchange = "", routingKey, body } = outgoing;
-      channel.publish(exchange, routingKey, body, optionsOf(outgoing), confirmed);
+      channel.publish(exchange, routingKey, body, optionsOf(outgoing), (error: unknown) =>
+        settle(this.#outcomeOf(error, state.isReturned)),
+      );
     } catch (error) {
       if (error instanceof IllegalOperationError) {
         this.#unconfirmed--;
@@ -231,11 +220,23 @@ export class Publisher implements LinkUser {
       queueMicrotask(() => settle({ kind: "unsent", reason: messageOf(error) }));
       return true;
     }
-    written();
+    written?.();
     return true;
   }
 
-  #returned(message: Message): void {
+  /** What became of a message whose channel has passed this error, or none, to its callback. */
+  #outcomeOf(error: unknown, isReturned: boolean): Outcome {
+    if (error === null || error === undefined) {
+      return { kind: isReturned ? "returned" : "confirmed" };
+    }
+    if (messageOf(error) === "message nacked") return { kind: "refused" };
+    const cause = this.#closeError ?? this.#link.closedBecause;
+    const byBroker = cause !== null && "code" in cause;
+    const reason = cause?.message ?? "the connection to the broker was lost";
+    return { kind: "lost", reason, byBroker };
+  }
+
+  #markReturned(message: Message): void {
     const token = tokenOf({
       correlationId: message.properties.correlationId as string | undefined,
       headers: message.properties.headers ?? {},

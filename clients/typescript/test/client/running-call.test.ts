@@ -5,7 +5,7 @@ import * as rpc from "rpc-runtime";
 
 import { planCall } from "../../src/client/method-call.js";
 import type { ReplyQueue } from "../../src/client/replies.js";
-import { RunningCall, type Surroundings } from "../../src/client/running-call.js";
+import { RunningCall, type RunningCallParts } from "../../src/client/running-call.js";
 import type { Outcome, Publisher } from "../../src/transport/publisher.js";
 
 const find = rpc.method({ name: "find", idempotent: true });
@@ -13,18 +13,18 @@ const find = rpc.method({ name: "find", idempotent: true });
 /** A call whose requests this function publishes. */
 function callPublishedBy(publish: Publisher["publish"]): RunningCall {
   const publisher = { publish };
-  const around: Surroundings = {
+  const parts: RunningCallParts = {
     publisher: publisher as unknown as Publisher,
     replies: { name: "replies", epoch: { address: 1, consumer: 1 } } as unknown as ReplyQueue,
     lastError: () => undefined,
     ended: () => {},
   };
-  return new RunningCall(around, planCall(find, "q", {}, {}), { message() {}, failed() {} });
+  return new RunningCall(parts, planCall(find, "q", {}, {}), { message() {}, failed() {} });
 }
 
 /** A call whose requests are written at once, and are neither confirmed nor answered. */
 function callWrittenAtOnce(): RunningCall {
-  return callPublishedBy((_make, _done, written) => {
+  return callPublishedBy(({ written }) => {
     written?.();
     return { withdraw: () => false };
   });
@@ -61,7 +61,7 @@ test("a request is not sent again once a worker has begun a stream", (t) => {
     let count = 0;
     const waiting = new Set<number>();
     const outcomes: ((outcome: Outcome) => void)[] = [];
-    const call = callPublishedBy((_make, done, written) => {
+    const call = callPublishedBy(({ written, done }) => {
       const number = count++;
       if (number === 0) written?.();
       else waiting.add(number);
@@ -70,7 +70,7 @@ test("a request is not sent again once a worker has begun a stream", (t) => {
     });
     call.send();
     outcomes[0]!(outcome);
-    call.begin();
+    call.beginStream();
     t.mock.timers.tick(1000);
     assert.equal(waiting.size, 0, outcome.kind);
     call.abandon();
