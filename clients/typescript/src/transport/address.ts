@@ -20,8 +20,8 @@ export function hostOf(address: string): string {
     throw new InvalidAddress("invalid broker address: it begins with neither amqp:// nor amqps://");
   }
   if (url.hostname === "") throw new InvalidAddress("invalid broker address: it has no host");
-  const port = url.port === "" ? (url.protocol === "amqp:" ? "5672" : "5671") : url.port;
-  return `${url.hostname}:${port}`;
+  const defaultPort = url.protocol === "amqp:" ? "5672" : "5671";
+  return `${url.hostname}:${url.port === "" ? defaultPort : url.port}`;
 }
 
 /** Adds a heartbeat of 10 seconds to an address, unless it has one. */

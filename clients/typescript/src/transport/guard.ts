@@ -64,9 +64,8 @@ const SHORT_STRINGS: Readonly<Record<number, string>> = {
 const HEADERS_BIT = 13;
 const TIMESTAMP_BIT = 6;
 /**
- * The properties that replace malformed ones: content type, headers, correlation id, `reply_to`,
- * and type. Of the old headers, only `x-death` is kept, and the others of these properties if they
- * can be read.
+ * The properties of a replacement: content type, headers, correlation id, `reply_to`, and type. It
+ * keeps those that can be read. Of the headers, it keeps only `x-death`.
  */
 const WRITTEN_BITS = [15, HEADERS_BIT, 10, 9, 5];
 
@@ -176,11 +175,11 @@ function findDeaths(table: Buffer): Buffer | "unknown" | null {
   let found: Buffer | null = null;
   try {
     for (let start = 0, end = 0; start < table.length; start = end) {
-      const value = start + 1 + table.readUInt8(start);
-      end = endOfField(table, value);
-      if (!table.subarray(start + 1, value).equals(DEATHS)) continue;
+      const valueStart = start + 1 + table.readUInt8(start);
+      end = endOfField(table, valueStart);
+      if (!table.subarray(start + 1, valueStart).equals(DEATHS)) continue;
       if (found !== null || end - start > MAX_DEATHS) return "unknown";
-      checkField(table, value, 1);
+      checkField(table, valueStart, 1);
       found = table.subarray(start, end);
     }
   } catch {
@@ -234,19 +233,14 @@ function endOfField(table: Buffer, offset: number): number {
 
 /** Checks one value, and returns where it ends. */
 function checkField(table: Buffer, offset: number, depth: number): number {
+  const end = endOfField(table, offset);
   const tag = String.fromCharCode(table.readUInt8(offset));
-  const fixed = FIXED_SIZES[tag];
-  if (fixed !== undefined) return checkEnd(table, offset + 1 + fixed);
-  if (!"SxFA".includes(tag)) throw new Malformed("a header has an unknown type");
-  const size = table.readUInt32BE(offset + 1);
-  const start = offset + 5;
-  const end = checkEnd(table, start + size);
-  if (tag === "F" || tag === "A") {
-    if (depth >= MAX_NESTING) throw new Malformed("the headers are nested too deeply");
-    const inner = table.subarray(start, end);
-    if (tag === "F") checkTable(inner, depth + 1);
-    else for (let at = 0; at < inner.length;) at = checkField(inner, at, depth + 1);
-  }
+  const isNested = tag === "F" || tag === "A";
+  if (!isNested) return end;
+  if (depth >= MAX_NESTING) throw new Malformed("the headers are nested too deeply");
+  const inner = table.subarray(offset + 5, end);
+  if (tag === "F") checkTable(inner, depth + 1);
+  else for (let at = 0; at < inner.length;) at = checkField(inner, at, depth + 1);
   return end;
 }
 

@@ -35,6 +35,7 @@ export class Link {
   #attempts = 0;
 
   constructor(addresses: readonly string[], name: string, log: Log) {
+    // Throws if an address is invalid.
     for (const address of addresses) hostOf(address);
     this.#addresses = addresses;
     this.#name = name;
@@ -63,7 +64,7 @@ export class Link {
     return this.#stopped.signal.aborted;
   }
 
-  /** Makes the first attempt to connect, and fails if it does. `close` ends further attempts. */
+  /** Makes the first attempt to connect, and fails if that fails. Others follow until `close`. */
   async open(): Promise<void> {
     let failure: unknown = null;
     await new Promise<void>((resolve) => {
@@ -111,7 +112,7 @@ export class Link {
    */
   async #run(report: (error: unknown) => void): Promise<void> {
     const backoff = new Backoff();
-    let reported: string | null = null;
+    let loggedReason: string | null = null;
     while (!this.isClosed) {
       const address = this.#addresses[this.#attempts++ % this.#addresses.length]!;
       const host = hostOf(address);
@@ -119,17 +120,17 @@ export class Link {
       try {
         await this.#serve(address, () => {
           this.#log.line("info", "connected to the broker", { host });
-          reported = null;
+          loggedReason = null;
           report(null);
         });
       } catch (error) {
         this.#lastError = error;
         const reason = messageOf(error);
         // The same reason is not logged twice in a row.
-        if (!this.isClosed && reason !== reported) {
+        if (!this.isClosed && reason !== loggedReason) {
           this.#log.line("warn", "no connection to the broker", { host, reason });
         }
-        reported = reason;
+        loggedReason = reason;
         report(new Error(`cannot connect to the broker at ${host}: ${reason}`, { cause: error }));
       }
       backoff.workedFor(Date.now() - begun);
@@ -140,16 +141,7 @@ export class Link {
 
   /** Connects, and waits until the connection ends. Throws unless the link was closed. */
   async #serve(address: string, connected: () => void): Promise<void> {
-    const connecting = connect(withHeartbeat(address), {
-      noDelay: true,
-      timeout: CONNECT_LIMIT_MS,
-      clientProperties: { connection_name: this.#name },
-    });
-    const model = await within(CONNECT_LIMIT_MS, connecting).catch((error: unknown) => {
-      // The attempt goes on, and may still succeed.
-      connecting.then(giveUp, () => {});
-      throw error;
-    });
+    const model = await this.#connect(address);
     let reason: unknown = new Error("the connection to the broker was lost");
     const closed = new Promise<void>((resolve) => model.once("close", () => resolve()));
     model.on("error", (error) => {
@@ -164,7 +156,7 @@ export class Link {
       this.#setBlocked(true);
     });
     model.on("unblocked", () => this.#setBlocked(false));
-    guard(model);
+    repairFrames(model);
     if (this.isClosed) {
       destroy(model);
       return;
@@ -178,6 +170,19 @@ export class Link {
     this.#model = null;
     this.#setBlocked(false);
     if (!this.isClosed) throw reason;
+  }
+
+  #connect(address: string): Promise<ChannelModel> {
+    const connecting = connect(withHeartbeat(address), {
+      noDelay: true,
+      timeout: CONNECT_LIMIT_MS,
+      clientProperties: { connection_name: this.#name },
+    });
+    return within(CONNECT_LIMIT_MS, connecting).catch((error: unknown) => {
+      // The attempt goes on, and may still succeed.
+      connecting.then(giveUp, () => {});
+      throw error;
+    });
   }
 
   #setBlocked(isBlocked: boolean): void {
@@ -195,7 +200,7 @@ interface RawConnection {
 }
 
 /** Has each frame repaired before amqplib reads it. */
-function guard(model: ChannelModel): void {
+function repairFrames(model: ChannelModel): void {
   const raw = model.connection as unknown as RawConnection;
   const receive = raw.recvFrame.bind(raw);
   // amqplib calls this for each frame in `rest`, which are the bytes that it has not read.
