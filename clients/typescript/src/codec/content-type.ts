@@ -32,11 +32,11 @@ export function codecOf(contentType: string | undefined): Codec | "none" | "unkn
   const [name = "", ...parameters] = (contentType ?? "").toLowerCase().split(";");
   const trimmed = name.trim();
   const codec = Object.hasOwn(CODECS, trimmed) ? CODECS[trimmed]! : "unknown";
-  const isReadable = parameters.every((parameter) => {
+  const hasReadableCharset = parameters.every((parameter) => {
     const [key = "", value = ""] = parameter.split("=");
     return key.trim() !== "charset" || CHARSETS.has(value.trim().replaceAll('"', ""));
   });
-  return isReadable ? codec : "unknown";
+  return hasReadableCharset ? codec : "unknown";
 }
 
 /** Whether a `content_encoding` leaves the body as it is. */

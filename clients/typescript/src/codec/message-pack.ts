@@ -60,13 +60,13 @@ class Writer {
     if (plain instanceof Wide) return this.string(String(plain.value));
     if (depth >= MAX_LEVELS) throw new ValueError("is nested too deeply");
     if (Array.isArray(plain)) {
-      this.header(plain.length, 0x90, 16, 0xdc);
+      this.header(plain.length, 0x90, 0xdc);
       for (const item of plain) this.value(item, depth + 1);
       return;
     }
     if (!isMap(plain)) throw new ValueError("the value cannot be sent");
     const entries = entriesOf(plain);
-    this.header(entries.length, 0x80, 16, 0xde);
+    this.header(entries.length, 0x80, 0xde);
     for (const [key, item] of entries) {
       this.value(key, depth + 1);
       this.value(item, depth + 1);
@@ -120,11 +120,11 @@ class Writer {
   }
 
   /**
-   * Writes the beginning of an array or a map. Below the limit, the size is part of the byte
-   * `fixed`. Otherwise it follows the marker in two bytes, or the next marker in four.
+   * Writes the beginning of an array or a map. Below 16, the size is part of the byte `fixed`.
+   * Otherwise it follows the marker in two bytes, or the next marker in four.
    */
-  private header(size: number, fixed: number, limit: number, marker: number): void {
-    if (size < limit) this.byte(fixed | size);
+  private header(size: number, fixed: number, marker: number): void {
+    if (size < 16) this.byte(fixed | size);
     else if (size < 0x10000) this.unsigned(marker, size, 2);
     else this.unsigned(marker + 1, size, 4);
   }

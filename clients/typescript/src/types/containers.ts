@@ -27,11 +27,11 @@ export function list<T>(inner: Type<T>): Type<T[]> {
 }
 
 /** Converts each value. An error names the index of its value. */
-function convert<A, B>(values: readonly A[], one: (value: A) => B): B[] {
+function convert<A, B>(values: readonly A[], convertOne: (value: A) => B): B[] {
   const converted: B[] = [];
   for (let i = 0; i < values.length; i++) {
     try {
-      converted.push(one(values[i] as A));
+      converted.push(convertOne(values[i] as A));
     } catch (error) {
       throw within(error, `[${i}]`);
     }
@@ -50,7 +50,7 @@ export function tuple<const D extends readonly Type<any>[]>(...types: D): Type<T
     }
     return value;
   };
-  const each = (values: readonly unknown[], direction: "toPlain" | "fromPlain"): unknown[] =>
+  const convertAll = (values: readonly unknown[], direction: "toPlain" | "fromPlain"): unknown[] =>
     values.map((value, i) => {
       try {
         return types[i]![direction](value);
@@ -59,8 +59,8 @@ export function tuple<const D extends readonly Type<any>[]>(...types: D): Type<T
       }
     });
   return {
-    toPlain: (value) => each(check(value), "toPlain"),
-    fromPlain: (plain) => each(check(plain), "fromPlain") as TupleOf<D>,
+    toPlain: (value) => convertAll(check(value), "toPlain"),
+    fromPlain: (plain) => convertAll(check(plain), "fromPlain") as TupleOf<D>,
   };
 }
 

@@ -162,37 +162,35 @@ const INTEGER = /^[+-]?\d{1,40}$/;
 /** A type of integers that are bigints in TypeScript. */
 function large(min: bigint, max: bigint): Type<bigint> {
   const expected = `an integer from ${min} to ${max}`;
-  const limit = (value: bigint): bigint => {
+  const checkRange = (value: bigint): bigint => {
     if (value < min || value > max) throw new ValueError(`expected ${expected}`);
     return value;
   };
   const toPlain = (value: bigint): unknown => {
     if (typeof value !== "bigint") throw mismatch(`a bigint: ${expected}`, value);
-    return limit(value);
+    return checkRange(value);
   };
   const fromPlain = (plain: unknown): bigint => {
-    if (typeof plain === "bigint") return limit(plain);
+    if (typeof plain === "bigint") return checkRange(plain);
     if (typeof plain !== "number") throw mismatch(expected, plain);
     if (!Number.isInteger(plain)) throw new ValueError(`expected ${expected}`);
-    return limit(BigInt(plain));
+    return checkRange(BigInt(plain));
   };
   const parse = (text: string): bigint => {
     if (!INTEGER.test(text)) throw new ValueError(`expected ${expected}`);
-    return limit(BigInt(text.replace("+", "")));
+    return checkRange(BigInt(text.replace("+", "")));
   };
   return { toPlain, fromPlain, text: { parse: trimmed(parse), format: String } };
 }
 
 /** Integers of 128 bits are decimal text in MessagePack. 16 big-endian bytes are accepted too. */
-function wide(bits: bigint, isSigned: boolean): Type<bigint> {
-  const inner = isSigned
-    ? large(-(1n << (bits - 1n)), (1n << (bits - 1n)) - 1n)
-    : large(0n, (1n << bits) - 1n);
+function wide(min: bigint, max: bigint): Type<bigint> {
+  const inner = large(min, max);
   const fromPlain = (plain: unknown): bigint => {
     if (typeof plain === "string") return inner.text!.parse(plain);
     if (plain instanceof Uint8Array && plain.length === 16) {
       const unsigned = BigInt(`0x${Buffer.from(plain).toString("hex")}`);
-      return isSigned ? BigInt.asIntN(128, unsigned) : unsigned;
+      return min < 0n ? BigInt.asIntN(128, unsigned) : unsigned;
     }
     return inner.fromPlain(plain);
   };
@@ -205,9 +203,9 @@ export const i64: Type<bigint> = large(-(2n ** 63n), 2n ** 63n - 1n);
 /** `u64` and `usize` */
 export const u64: Type<bigint> = large(0n, 2n ** 64n - 1n);
 /** `i128` */
-export const i128: Type<bigint> = wide(128n, true);
+export const i128: Type<bigint> = wide(-(2n ** 127n), 2n ** 127n - 1n);
 /** `u128` */
-export const u128: Type<bigint> = wide(128n, false);
+export const u128: Type<bigint> = wide(0n, 2n ** 128n - 1n);
 
 /** `Vec<u8>` and `&[u8]`: MessagePack's `bin`, an array of numbers in JSON. */
 export const bytes: Type<Uint8Array> = {
