@@ -15,7 +15,9 @@ export function deathsOf(headers: Headers): Deaths | null {
   const first = header(headers, "x-first-death-reason");
   const list = Object.hasOwn(headers, "x-death") ? headers["x-death"] : undefined;
   if (first === undefined && list === undefined) return null;
-  let [hasExpired, others, rejections, hadExpiration] = [first === "expired", 0, 0, false];
+  let hasExpired = first === "expired";
+  let hadExpiration = false;
+  let [others, rejections] = [0, 0];
   const entries = Array.isArray(list) ? (list as unknown[]) : [];
   for (const entry of entries) {
     if (typeof entry !== "object" || entry === null) continue;

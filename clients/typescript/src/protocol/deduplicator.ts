@@ -29,17 +29,15 @@ export interface Origin {
  */
 export function originOf(headers: Headers, redelivered: boolean, wasDead: boolean): Origin {
   const resent = header(headers, RESENT_HEADER);
-  const isForwarded = resent === "worker" || resent === "caller, worker";
   const copy = shortToken(header(headers, COPY_HEADER) ?? null);
+  const byCaller = resent !== undefined && resent !== "worker";
+  // A dead letter may come back to the queue where it ended before, and must run then.
+  const byQueue = resent === undefined && copy === null && !redelivered && wasDead;
   return {
     isRedelivered: resent === undefined && redelivered,
-    // A dead letter may come back to the queue where it ended before, and must run then.
-    isResent:
-      resent === "caller, worker" ||
-      (resent !== undefined && !isForwarded) ||
-      (resent === undefined && copy === null && !redelivered && wasDead),
+    isResent: byCaller || byQueue,
     copy,
-    isForwarded,
+    isForwarded: resent === "worker" || resent === "caller, worker",
   };
 }
 
@@ -61,12 +59,15 @@ export type DeliveryAction =
   /** The request was rejected. */
   | "reject";
 
+/** How a request has ended. */
+export type RequestEnd = "answered" | "rejected";
+
 /** Recognizes requests that are running or were answered. Pure. */
 export class Deduplicator<D> {
   /** By their keys: those of `keyOf`, followed by the token of a copy. */
   readonly #running = new Map<string, { deliveries: D[] }>();
-  /** In the order in which they ended. `true`: rejected. */
-  readonly #ended = new Map<string, boolean>();
+  /** By the same keys, in the order in which they ended. */
+  readonly #ended = new Map<string, RequestEnd>();
 
   /** What identifies a request: its `reply_to`, if it has one, and its id. `null`: it has no id. */
   static keyOf(replyTo: string | undefined, id: string | undefined): string | null {
@@ -75,42 +76,42 @@ export class Deduplicator<D> {
 
   /** Decides about a delivery. Returns the key to `finish` it with if it runs. */
   add(key: string, origin: Origin, delivery: D): { action: DeliveryAction; key: string } {
-    const own = origin.copy === null ? key : `${key}\n${origin.copy}`;
+    const ownKey = origin.copy === null ? key : `${key}\n${origin.copy}`;
     if (origin.isForwarded) {
-      // The original may be here too.
-      const first = this.#running.get(key);
-      if (first !== undefined) {
-        first.deliveries.push(delivery);
+      // This worker may have the original too.
+      const original = this.#running.get(key);
+      if (original !== undefined) {
+        original.deliveries.push(delivery);
         return { action: "join", key };
       }
-      if (!origin.isResent && this.#ended.get(key) === false) return { action: "ack", key };
+      if (!origin.isResent && this.#ended.get(key) === "answered") return { action: "ack", key };
     }
-    const running = this.#running.get(own);
+    const running = this.#running.get(ownKey);
     const mayBeKnown = origin.isRedelivered || origin.isResent || origin.copy !== null;
     if (running !== undefined && mayBeKnown) {
       running.deliveries.push(delivery);
-      return { action: "join", key: own };
+      return { action: "join", key: ownKey };
     }
     // A request that its caller sent again runs again, because the reply may be lost. A copy that a
     // worker forwarded does not, even of such a request: it is the same copy that comes again.
     const isKnownCopy = origin.copy !== null && (origin.isForwarded || !origin.isResent);
     const mayHaveEnded = origin.isRedelivered || isKnownCopy;
-    const ended = mayHaveEnded ? this.#ended.get(own) : undefined;
-    if (ended !== undefined) return { action: ended ? "reject" : "ack", key: own };
-    if (running !== undefined) return { action: "runUntracked", key: own };
-    this.#running.set(own, { deliveries: [delivery] });
-    return { action: "run", key: own };
+    const end = mayHaveEnded ? this.#ended.get(ownKey) : undefined;
+    if (end !== undefined) return { action: end === "rejected" ? "reject" : "ack", key: ownKey };
+    if (running !== undefined) return { action: "runUntracked", key: ownKey };
+    this.#running.set(ownKey, { deliveries: [delivery] });
+    return { action: "run", key: ownKey };
   }
 
   /** Remembers that a request has ended. Returns its deliveries, which the caller must settle. */
-  finish(key: string, isRejected = false): D[] {
+  finish(key: string, end: RequestEnd): D[] {
     const running = this.#running.get(key);
     if (running === undefined) return [];
     this.#running.delete(key);
     // A key that ended before moves to the end.
     this.#ended.delete(key);
     if (this.#ended.size >= MAX_ENDED) this.#ended.delete(this.#ended.keys().next().value!);
-    this.#ended.set(key, isRejected);
+    this.#ended.set(key, end);
     return running.deliveries;
   }
 

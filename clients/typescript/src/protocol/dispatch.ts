@@ -93,7 +93,8 @@ export function decide<E extends Entry>(
   if (replyTo !== null && !isReplyAddress(replyTo.address, rules.allowedReplyPrefixes)) {
     return { kind: "forbidden" };
   }
-  const deaths = historyOf(message, find(properties.type, table)?.method);
+  const entry = find(properties.type, table);
+  const deaths = historyOf(message, entry?.method);
   const wasDelivered = message.redelivered || deaths !== null;
   const mayHaveRun = wasDelivered || header(properties.headers, RESENT_HEADER) !== undefined;
   const named = codecOf(properties.contentType);
@@ -102,7 +103,7 @@ export function decide<E extends Entry>(
   const codec = named === "unknown" || named === "none" ? "text" : named;
   const refuse = (code: string, reason: string): Decision<E> => ({
     kind: "refuse",
-    fault: unlessRun({ code, message: reason }, mayHaveRun),
+    fault: orInterrupted({ code, message: reason }, mayHaveRun),
     codec,
     replyTo,
   });
@@ -125,15 +126,16 @@ export function decide<E extends Entry>(
     const reason = tooLarge(size, rules.maxAcceptedBytes);
     return refuse("too_large", reason);
   }
-  const entry = find(properties.type, table);
   if (entry === null) return refuse("unknown_method", unknownMethod(properties.type));
   // A one-way request without an expiration of its own has expired because of the queue's time to
   // live, as a delayed one does on purpose.
   if (deaths?.hasExpired && (deaths.hadExpiration || replyTo !== null)) {
     return refuse("expired", "it expired in a queue and was dead-lettered");
   }
-  const rerun = wasDelivered ? rerunRefusal(message, entry.method, rules) : null;
-  if (rerun !== null) return { kind: "refuse", fault: interrupted(rerun), codec, replyTo };
+  const whyNotAgain = wasDelivered ? rerunRefusal(message, entry.method, rules) : null;
+  if (whyNotAgain !== null) {
+    return { kind: "refuse", fault: interrupted(whyNotAgain), codec, replyTo };
+  }
   const limitMs = properties.expiration === undefined ? null : Number(properties.expiration);
   if (limitMs !== null && !(limitMs > 0)) {
     return refuse("expired", "the caller's time was up before the method could start");
@@ -177,7 +179,8 @@ function historyOf({ properties }: Incoming, method: AnyMethod | undefined): Dea
   const deaths = deathsOf(properties.headers);
   const isJob = method !== undefined && isJobMethod(method) && !properties.replyTo;
   const wasMoved = header(properties.headers, COPY_HEADER) !== undefined;
-  return isJob && wasMoved && deaths?.others === 0 ? null : deaths;
+  const hasOnlyWaited = isJob && wasMoved && deaths?.others === 0;
+  return hasOnlyWaited ? null : deaths;
 }
 
 /** Whether one-way requests for a method are jobs. */
@@ -195,16 +198,14 @@ function rerunRefusal(message: Incoming, method: AnyMethod, rules: Rules): strin
   // A quorum queue drops a message beyond its limit, so a job is given up at half of it: then there
   // are deliveries left until it is in the dead-letter queue.
   const limit = count !== null && isJob ? Math.ceil(rules.maxDeliveries / 2) : rules.maxDeliveries;
-  if ((count ?? 0) + (deaths?.others ?? 0) >= limit) return "it was delivered too often";
-  // Without a count or an expiration, it would come back for ever.
+  const tooOften = "it was delivered too often";
+  if ((count ?? 0) + (deaths?.others ?? 0) >= limit) return tooOften;
   const expires = expiration !== undefined && deaths === null;
-  if (message.redelivered && count === null && !expires) {
-    const returned = (numberHeader(headers, REDELIVERIES_HEADER) ?? 0) > 0;
-    return returned
-      ? "it was delivered too often"
-      : "it has no expiration, and its queue does not count its deliveries";
-  }
-  return null;
+  if (!message.redelivered || count !== null || expires) return null;
+  // Without a count or an expiration, it would come back for ever.
+  const isCountedByWorkers = (numberHeader(headers, REDELIVERIES_HEADER) ?? 0) > 0;
+  if (isCountedByWorkers) return tooOften;
+  return "it has no expiration, and its queue does not count its deliveries";
 }
 
 /** How often the queue has counted a delivery of the message. `null`: it does not count them. */
@@ -260,7 +261,7 @@ const NOT_RUN = new Set([
 ]);
 
 /** The fault, or `interrupted` if it would deny that an earlier delivery may have run. */
-export function unlessRun(fault: FaultReply, mayHaveRun: boolean): FaultReply {
+export function orInterrupted(fault: FaultReply, mayHaveRun: boolean): FaultReply {
   if (!mayHaveRun || !NOT_RUN.has(fault.code)) return fault;
   return interrupted(`${fault.code}: ${fault.message}`);
 }

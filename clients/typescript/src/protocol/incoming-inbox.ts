@@ -54,7 +54,9 @@ export class IncomingInbox {
       if (items.length === 0 || this.#askedFrom !== this.#next) this.askAgain();
       return;
     }
-    for (const item of items.slice(this.#next - first)) {
+    // The items before the missing one have arrived before.
+    const newItems = items.slice(this.#next - first);
+    for (const item of newItems) {
       if (this.#readyBytes >= MAX_UNTAKEN_BYTES) {
         this.fail("there are more bytes than the method has room for");
         return;
@@ -114,9 +116,9 @@ export class IncomingInbox {
 
   /** Whether the caller should be told at once: it needs credit, or is asked for something. */
   get hasNews(): boolean {
-    const isUsed =
+    const isHalfUsed =
       this.#granted - this.#taken <= WINDOW / 2 || this.#takenBytes >= MAX_UNTAKEN_BYTES / 2;
-    return this.#asks !== null || (isUsed && !this.#isOver);
+    return this.#asks !== null || (isHalfUsed && !this.#isOver);
   }
 
   /** Whether the caller was not told of items that were taken. */

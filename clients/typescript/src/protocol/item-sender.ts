@@ -52,19 +52,19 @@ export class ItemSender {
   /** Takes a grant, even a late one. Returns whether the method has taken further items. */
   grant({ credit, taken, asks }: IncomingGrant): boolean {
     if (taken > this.#count) throw new Error("the method took items that were not sent");
-    const goesOn = taken > this.#taken;
+    const hasTakenMore = taken > this.#taken;
     const freed = this.#kept.splice(0, Math.max(0, taken - this.#taken));
     for (const item of freed) this.#keptBytes -= item.length;
     this.#taken = Math.max(this.#taken, taken);
     this.#next = Math.max(this.#next, this.#taken);
     this.#credit = Math.max(this.#credit, Math.min(credit, this.#taken + MAX_CREDIT));
-    // From the first item that is still kept.
+    // To the first item that is still kept.
     if (asks === ASKS.again) this.goBack(0);
     if (asks === ASKS.enough) {
       this.#isDone = true;
       this.#kept = [];
     }
-    return goesOn;
+    return hasTakenMore;
   }
 
   /** Items from this number on may not have reached the worker: those still kept are sent again. */

@@ -15,7 +15,7 @@ export type JobArrival =
   | { readonly kind: "retry"; readonly delayMs: number };
 
 /** Decides about a job that arrives. Pure: no I/O and no clock. */
-export function arriveJob(
+export function decideJobArrival(
   message: Incoming,
   queue: { readonly isQuorum: boolean; readonly maxDeliveries: number },
 ): JobArrival {
@@ -25,15 +25,15 @@ export function arriveJob(
   const delayMs = remainingDelay(headers);
   // Only workers in Rust put copies with a delay into the request queue: those of the jobs of a
   // redelivered batch whose retry queue does not take them.
-  const isReturned = header(headers, REDELIVERIES_HEADER) !== undefined && deaths === null;
-  const waitsHere = isReturned && delayMs <= RETURNED_PAUSE_MS;
+  const isRustCopy = header(headers, REDELIVERIES_HEADER) !== undefined && deaths === null;
+  const waitsHere = isRustCopy && delayMs <= RETURNED_PAUSE_MS;
   // A copy in the request queue would run at once, so this comes before the next check.
   if (delayMs > 0 && !waitsHere) return { kind: "retry", delayMs };
   const hasExpired = deaths !== null && deaths.hasExpired && deaths.hadExpiration;
-  if (message.redelivered && !queue.isQuorum && expiration === undefined && !hasExpired) {
-    // The queue does not count how often the job comes back, so its workers do. A copy has no
-    // history, so the count includes that. At the limit, or if it has expired, the job goes on, and
-    // `decide` refuses to run it.
+  const comesBackUncounted = message.redelivered && !queue.isQuorum && expiration === undefined;
+  if (comesBackUncounted && !hasExpired) {
+    // Its workers count how often the job comes back. A copy has no history, so the count includes
+    // that. At the limit, or if it has expired, the job goes on, and `decide` refuses to run it.
     const counted = numberHeader(headers, REDELIVERIES_HEADER) ?? 0;
     const returned = counted + (deaths?.others ?? 0) + 1;
     if (returned < queue.maxDeliveries) return { kind: "back", returned, pauseMs: delayMs };

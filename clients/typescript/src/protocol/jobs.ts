@@ -81,8 +81,8 @@ export function roundedUp(ms: number): number {
 }
 
 /**
- * The longest wait of a retry queue that is not longer than the delay, or else the shortest wait;
- * and what is left of the delay afterwards.
+ * The longest wait of a retry queue that fits into a delay, and what is left of the delay after it.
+ * A delay that is too short gets the shortest wait.
  */
 export function nextWait(ms: number): { readonly wait: number; readonly rest: number } {
   const wait = RETRY_WAITS.findLast((millis) => millis <= ms) ?? RETRY_WAITS[0]!;
@@ -175,9 +175,10 @@ export interface Move {
 /** Makes the headers of a copy of a job, from those of the original. */
 export function markMoved(headers: JobHeaders, move: Move): JobHeaders {
   const marked: JobHeaders = { ...headers };
-  // The header with the user is to be trusted only in a copy that a worker has made. A message with
-  // a user id is no such copy: copies have none, because they have another publisher.
-  if (marked[COPY_HEADER] === undefined || move.user !== undefined) {
+  // A copy names the original's user in a header, and has no `user_id`, because its publisher is a
+  // worker. In any other message, the header may be forged.
+  const isCopy = marked[COPY_HEADER] !== undefined && move.user === undefined;
+  if (!isCopy) {
     if (move.user === undefined) delete marked[USER];
     else marked[USER] = move.user;
   }

@@ -45,7 +45,8 @@ export class StreamReceiver<R> {
   /** The size of the largest message: a worker may exceed its credit by one message. */
   #largest = 0;
   #run: StreamRun | null = null;
-  #end: { readonly count: number; readonly end: R } | null = null;
+  /** The number of all items, and the reply that counts them, once that has arrived. */
+  #announcedEnd: { readonly count: number; readonly end: R } | null = null;
 
   /** `mayBeginAnew` is `false` if the caller sends items too, because it has them only once. */
   constructor(window: Window, { mayBeginAnew = true } = {}) {
@@ -108,7 +109,7 @@ export class StreamReceiver<R> {
     if (items.length > 0 && afterLast > this.#granted.items) {
       throw new BadStream("the worker sent more items than it was granted");
     }
-    if (items.length > 0 && this.#end !== null && afterLast > this.#end.count) {
+    if (items.length > 0 && this.#announcedEnd !== null && afterLast > this.#announcedEnd.count) {
       throw new BadStream("the worker sent an item after the end");
     }
     let size = 0;
@@ -120,11 +121,11 @@ export class StreamReceiver<R> {
       this.#early.set(number, detached(item));
     }
     this.#largest = Math.max(this.#largest, size);
-    this.#order();
+    this.#takeInOrder();
     if (this.#arrivedBytes > this.#granted.bytes + this.#largest) {
       throw new BadStream("the worker sent more bytes than it was granted");
     }
-    return this.#ended();
+    return this.#progress();
   }
 
   /**
@@ -133,14 +134,14 @@ export class StreamReceiver<R> {
    */
   receiveEnd(run: StreamRun | null, count: number | undefined, end: R): Received<R> {
     if (count === undefined) return { kind: "ends", end };
-    let highest = this.#next;
-    for (const number of this.#early.keys()) highest = Math.max(highest, number + 1);
-    if (count < highest) throw new BadStream("the worker sent more items than it counted");
+    let afterLast = this.#next;
+    for (const number of this.#early.keys()) afterLast = Math.max(afterLast, number + 1);
+    if (count < afterLast) throw new BadStream("the worker sent more items than it counted");
     if (count > this.#granted.items) {
       throw new BadStream("the worker counted more items than it was granted");
     }
-    this.#end ??= { count, end };
-    const received = this.#ended();
+    this.#announcedEnd ??= { count, end };
+    const received = this.#progress();
     if (received.kind === "continues") this.#run ??= run;
     return received;
   }
@@ -181,12 +182,12 @@ export class StreamReceiver<R> {
     this.#early.clear();
     this.#arrivedBytes = 0;
     this.#largest = 0;
-    this.#end = null;
+    this.#announcedEnd = null;
     this.#run = run;
   }
 
-  /** Moves early items that have no gap before them any more to the items in order. */
-  #order(): void {
+  /** Moves the early items that have no gap before them any more to the ready ones. */
+  #takeInOrder(): void {
     for (;;) {
       const item = this.#early.get(this.#next);
       if (item === undefined) return;
@@ -196,8 +197,10 @@ export class StreamReceiver<R> {
     }
   }
 
-  #ended(): Received<R> {
-    if (this.#end === null || this.#end.count !== this.#next) return { kind: "continues" };
-    return { kind: "ends", end: this.#end.end };
+  /** Whether the stream goes on with what has arrived so far. */
+  #progress(): Received<R> {
+    const announced = this.#announcedEnd;
+    if (announced === null || announced.count !== this.#next) return { kind: "continues" };
+    return { kind: "ends", end: announced.end };
   }
 }

@@ -66,11 +66,11 @@ export class Broadcasts {
     }
     const endsAt = decision.limitMs === null ? Infinity : performance.now() + decision.limitMs;
     this.#waiting.push({ decision, delivery, endsAt });
-    this.#next();
+    this.#runWaiting();
   }
 
   /** Waits until no broadcast runs. */
-  async idle(): Promise<void> {
+  async untilIdle(): Promise<void> {
     if (this.#running.size > 0) await new Promise<void>((resolve) => this.#idle.push(resolve));
   }
 
@@ -81,8 +81,8 @@ export class Broadcasts {
     for (const running of this.#running) running.end("stopped");
   }
 
-  /** Runs those that wait, while there is room. */
-  #next(): void {
+  /** Runs broadcasts that wait, while there is room. Wakes `untilIdle` once none runs. */
+  #runWaiting(): void {
     while (this.#running.size < MAX_RUNNING) {
       const next = this.#waiting.shift();
       if (next === undefined) break;
@@ -93,7 +93,7 @@ export class Broadcasts {
       this.#running.add(running);
       void this.#run(next, running).finally(() => {
         this.#running.delete(running);
-        this.#next();
+        this.#runWaiting();
       });
     }
     if (this.#running.size === 0) for (const resolve of this.#idle.splice(0)) resolve();
@@ -105,7 +105,8 @@ export class Broadcasts {
     running.finish();
     const isAnswered = reply !== null && decision.replyTo !== null && running.ended !== "stopped";
     if (!isAnswered) return;
-    const header = describesItself && reply.kind !== "fault" ? identity.header : identity.idHeader;
+    const header =
+      describesItself && reply.kind !== "fault" ? identity.descriptionHeader : identity.idHeader;
     const headers = { [WORKER_HEADER]: header };
     const sent = { type: reply.kind, headers, body: reply.body };
     // Without waiting for the broker, so that the next broadcast can run.

@@ -36,11 +36,11 @@ export const BuiltInAnswer: Type<BuiltInAnswer> = {
 };
 
 /** The built-in methods of one queue. `rpc.stats` does not list them. */
-export function builtInMethods(identity: Identity, queue: () => ServedQueue): ServedMethod[] {
+export function builtInMethods(identity: Identity, queue: ServedQueue): ServedMethod[] {
   return NAMES.map((name) => ({
     service: "rpc",
     method: method({ name, result: BuiltInAnswer, idempotent: true }),
-    run: () => answerBuiltIn(name, identity, [queue()]),
+    run: () => answerBuiltIn(name, identity, [queue]),
     stats: new MethodStats(),
   }));
 }

@@ -77,7 +77,7 @@ export class Control {
       ? new KeptChannel(link, log, {
           what: "items",
           setup: (channel) => this.#prepareItems(channel),
-          lost: () => (running.isDeaf = true),
+          lost: () => (running.isItemsQueueLost = true),
         })
       : null;
   }
@@ -112,6 +112,7 @@ export class Control {
       this.#receive(delivery),
     );
     for (const key of keys) await channel.bindQueue(queue, CONTROL_EXCHANGE, key);
+    // `stop` may have been called meanwhile, when the channel was not open yet.
     if (this.#isStopped) await channel.cancel(this.#consumerTag);
   }
 
@@ -143,7 +144,7 @@ export class Control {
           for (const { id, credit } of decodeGrants(delivery.body)) running.grant(id, credit);
           return;
         default:
-          this.#request(delivery);
+          this.#handleRequest(delivery);
       }
     } catch (error) {
       // A peer may send anything to the exchange.
@@ -167,7 +168,7 @@ export class Control {
   }
 
   /** Answers a request for a built-in method to all workers or to this one, or runs a broadcast. */
-  #request(delivery: Delivery): void {
+  #handleRequest(delivery: Delivery): void {
     const { identity, broadcasts, rules, broadcastRuns } = this.#parts;
     const isQuestion = delivery.routingKey === DISCOVERY_KEY || delivery.routingKey === identity.id;
     if (isQuestion) return this.#answer(delivery);

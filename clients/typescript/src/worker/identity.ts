@@ -49,7 +49,7 @@ export class Identity {
   }
 
   /** The header `rpc-worker` of replies to broadcasts: the description, or the id if it is long. */
-  get header(): string {
+  get descriptionHeader(): string {
     const text = JSON.stringify(this.describe());
     return Buffer.byteLength(text) <= MAX_HEADER ? text : this.idHeader;
   }

@@ -22,10 +22,10 @@ export interface IncomingParts {
   readonly codec: Codec;
   readonly method: AnyMethod;
   readonly runHeader: string;
-  /** Whether the caller cannot be heard, because the worker's queue for items is lost. */
-  readonly isDeaf: () => boolean;
+  /** Whether the caller's items cannot arrive, because the worker's queue for them is lost. */
+  readonly isItemsQueueLost: () => boolean;
   /** Called for each message to the caller that the broker has confirmed. */
-  readonly begun: () => void;
+  readonly settleEarly: () => void;
 }
 
 /** The stream of items that a caller sends to a method. The method iterates over it. */
@@ -47,7 +47,7 @@ export class IncomingStream implements AsyncIterableIterator<unknown> {
   constructor(parts: IncomingParts, running: RunningMethod) {
     this.#parts = parts;
     this.#running = running;
-    this.#timer = setInterval(() => this.#check(), CHECK_MS);
+    this.#timer = setInterval(() => this.#checkTimes(), CHECK_MS);
     this.#grant();
   }
 
@@ -67,11 +67,9 @@ export class IncomingStream implements AsyncIterableIterator<unknown> {
         continue;
       }
       this.#grantIfNews();
-      if (!("item" in taken)) {
-        if (taken.error !== null) throw new IncomingFailed(taken.error);
-        return { done: true, value: undefined };
-      }
-      return { done: false, value: this.#decode(taken.item) };
+      if ("item" in taken) return { done: false, value: this.#decode(taken.item) };
+      if (taken.error !== null) throw new IncomingFailed(taken.error);
+      return { done: true, value: undefined };
     }
   }
 
@@ -128,10 +126,10 @@ export class IncomingStream implements AsyncIterableIterator<unknown> {
   }
 
   /** Breaks off the stream of a silent caller, ends its method later, and sends due grants. */
-  #check(): void {
+  #checkTimes(): void {
     if (this.#isOver) return;
     const now = performance.now();
-    if (this.#parts.isDeaf()) this.#heardAt = now;
+    if (this.#parts.isItemsQueueLost()) this.#heardAt = now;
     if (now - this.#heardAt >= GONE_MS) {
       this.#running.end("cancelled");
       return;
@@ -153,13 +151,13 @@ export class IncomingStream implements AsyncIterableIterator<unknown> {
   /** Tells the caller how many items it may send, and how many the method has taken. */
   #grant(): void {
     if (this.#isOver) return;
-    const { replies, replyTo, runHeader, begun } = this.#parts;
+    const { replies, replyTo, runHeader, settleEarly } = this.#parts;
     this.#toldAt = performance.now();
     const headers = { [WORKER_HEADER]: runHeader, [COPY_HEADER]: newCopyToken() };
     const body = encodeIncomingGrant(this.#inbox.grant());
-    const outgoing = replies.outgoing(replyTo, { type: CREDIT_TYPE, headers, body }, true);
+    const outgoing = replies.outgoing(replyTo, { type: CREDIT_TYPE, headers, body }, "mandatory");
     void replies.send(outgoing, SEND_LIMIT_MS).then(({ kind }) => {
-      if (kind === "confirmed") begun();
+      if (kind === "confirmed") settleEarly();
       // The caller's reply queue does not exist: nobody waits for the method.
       else if (kind === "returned") this.#running.end("cancelled");
       // Not confirmed. The next grant says all of it again.

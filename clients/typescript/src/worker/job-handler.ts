@@ -4,7 +4,7 @@ import { decodePlain, readText } from "../codec/values.js";
 import { messageOf } from "../errors.js";
 import type { AnyMethod } from "../method.js";
 import type { Rules } from "../protocol/dispatch.js";
-import { arriveJob } from "../protocol/job-arrival.js";
+import { decideJobArrival } from "../protocol/job-arrival.js";
 import { copiedHeaders, recordFailure, type JobFailure } from "../protocol/jobs.js";
 import { REDELIVERIES_HEADER } from "../protocol/names.js";
 import type { Delivery } from "../transport/consumer.js";
@@ -27,7 +27,7 @@ export class JobHandler {
    * `done` once the broker has the copy; not at all if the worker stops before.
    */
   async arrive(delivery: Delivery, done: () => void): Promise<boolean> {
-    const arrival = arriveJob(delivery, this.#rules);
+    const arrival = decideJobArrival(delivery, this.#rules);
     const headers = copiedHeaders(delivery.properties.headers);
     if ("pauseMs" in arrival && arrival.pauseMs > 0) await sleep(arrival.pauseMs);
     switch (arrival.kind) {
@@ -38,7 +38,7 @@ export class JobHandler {
         return false;
       case "back":
         headers[REDELIVERIES_HEADER] = String(arrival.returned);
-        await this.#mover.back(delivery, headers, done);
+        await this.#mover.toRequests(delivery, headers, done);
         return false;
       case "retry":
         await this.#mover.toRetry(delivery, headers, arrival.delayMs, done);

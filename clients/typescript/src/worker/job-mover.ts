@@ -20,11 +20,14 @@ const CONFIRM_LIMIT_MS = 30_000;
 /** Attempts that fail after this long are logged as errors. */
 const STUCK_FOR_LONG_MS = 5 * 60_000;
 
-/** A queue to which a job is moved, and what is left of its delay when it comes back from there. */
-interface Hop {
+/** A queue to which a job is moved. */
+interface Target {
   /** The request queue, the dead-letter queue, or the retry queue with this wait. */
   readonly to: "requests" | "dead" | number;
+  /** What is left of the job's delay when it comes back from there. */
   readonly rest: number;
+  /** Whether the job was given up, and only waits there for the dead-letter queue. */
+  readonly isGivenUp: boolean;
 }
 
 /** Publishes copies of jobs. Once one is confirmed, calls `done`, which settles the original. */
@@ -57,39 +60,40 @@ export class JobMover {
     done: () => void,
   ): Promise<void> {
     const { wait, rest } = nextWait(roundedUp(delayMs));
-    await this.#move(delivery, headers, { to: wait, rest }, null, done);
+    await this.#move(delivery, headers, [{ to: wait, rest, isGivenUp: false }], done);
   }
 
   /** The job is given up. If the dead-letter queue does not take it, it waits and comes back. */
   async toDeadLetters(delivery: Delivery, headers: JobHeaders, done: () => void): Promise<void> {
-    const fallback = { to: DEAD_LETTER_WAIT_MS, rest: 0 };
-    await this.#move(delivery, headers, { to: "dead", rest: 0 }, fallback, done);
+    const dead: Target = { to: "dead", rest: 0, isGivenUp: false };
+    const fallback: Target = { to: DEAD_LETTER_WAIT_MS, rest: 0, isGivenUp: true };
+    await this.#move(delivery, headers, [dead, fallback], done);
   }
 
   /** The job goes back to its queue, as a copy that counts how often it came back. */
-  async back(delivery: Delivery, headers: JobHeaders, done: () => void): Promise<void> {
-    const fallback = { to: RETRY_WAITS[0]!, rest: 0 };
-    await this.#move(delivery, headers, { to: "requests", rest: 0 }, fallback, done);
+  async toRequests(delivery: Delivery, headers: JobHeaders, done: () => void): Promise<void> {
+    const requests: Target = { to: "requests", rest: 0, isGivenUp: false };
+    const fallback: Target = { to: RETRY_WAITS[0]!, rest: 0, isGivenUp: false };
+    await this.#move(delivery, headers, [requests, fallback], done);
   }
 
   /**
-   * Publishes copies until a queue has taken one, and calls `done` then. Tries the fallback after
-   * each failure. Returns without `done` once the worker stops.
+   * Publishes copies until a queue has taken one, and calls `done` then. Tries the targets in this
+   * order, again and again, with a pause after the last one, and returns without `done` once the
+   * worker stops.
    */
   async #move(
     delivery: Delivery,
     headers: JobHeaders,
-    wanted: Hop,
-    fallback: Hop | null,
+    targets: readonly Target[],
     done: () => void,
   ): Promise<void> {
     const begun = performance.now();
     let pause = FIRST_PAUSE_MS;
     while (!this.#isStopped()) {
-      for (const hop of fallback === null ? [wanted] : [wanted, fallback]) {
-        const isGivenUp = wanted.to === "dead" && hop !== wanted;
-        const copy = this.#copy(delivery, headers, hop, isGivenUp, wanted.to === "dead");
-        const outcome = await this.#publish(copy, hop);
+      for (const target of targets) {
+        const copy = this.#copy(delivery, headers, target);
+        const outcome = await this.#publish(copy, target);
         if (outcome.kind === "confirmed") {
           done();
           return;
@@ -108,7 +112,7 @@ export class JobMover {
   }
 
   /** Publishes a copy, also to a queue that must be declared first. */
-  async #publish(copy: Outgoing, { to }: Hop): Promise<Outcome> {
+  async #publish(copy: Outgoing, { to }: Target): Promise<Outcome> {
     const outcome = await this.#publisher.send(copy, CONFIRM_LIMIT_MS);
     if (outcome.kind !== "returned" || to === "requests") return outcome;
     try {
@@ -120,19 +124,10 @@ export class JobMover {
     return this.#publisher.send(copy, CONFIRM_LIMIT_MS);
   }
 
-  /**
-   * `isDead`: the job is given up. `isGivenUp`: it is also marked so, to go on to the dead-letter
-   * queue when it comes back.
-   */
-  #copy(
-    { properties, body }: Delivery,
-    headers: JobHeaders,
-    hop: Hop,
-    isGivenUp: boolean,
-    isDead: boolean,
-  ): Outgoing {
+  #copy({ properties, body }: Delivery, headers: JobHeaders, target: Target): Outgoing {
+    const { to, rest, isGivenUp } = target;
     return {
-      routingKey: this.#nameOf(hop.to),
+      routingKey: this.#nameOf(to),
       mandatory: true,
       properties: {
         type: properties.type,
@@ -143,8 +138,8 @@ export class JobMover {
         appId: properties.appId,
         deliveryMode: 2,
         headers: markMoved(headers, {
-          ...(isDead ? { origin: this.#queue } : {}),
-          rest: hop.rest,
+          ...(to === "dead" || isGivenUp ? { origin: this.#queue } : {}),
+          rest,
           isGivenUp,
           user: properties.userId,
           token: randomBytes(8).toString("hex"),
@@ -154,7 +149,7 @@ export class JobMover {
     };
   }
 
-  #nameOf(to: Hop["to"]): string {
+  #nameOf(to: Target["to"]): string {
     if (to === "requests") return this.#queue;
     return to === "dead" ? `${this.#queue}.dead` : `${this.#queue}.retry.${to}`;
   }

@@ -28,7 +28,7 @@ export interface StreamParts {
   readonly runHeader: string;
   readonly maxBytes: number;
   /** Called for each message of items that the broker has confirmed. */
-  readonly begun: () => void;
+  readonly settleEarly: () => void;
   /** What the caller is answered if the method throws. */
   readonly thrown: (error: unknown) => MethodReply;
 }
@@ -69,6 +69,7 @@ export class OutgoingStream {
     const { codec, thrown } = this.#parts;
     const iterator = iteratorOf(items);
     const timer = setInterval(() => this.#keepAlive(), 1_000);
+    /** Whether the iterator has ended by itself, so that it need not be closed. */
     let isDone = false;
     try {
       for (let turn = 1; ; turn++) {
@@ -83,6 +84,7 @@ export class OutgoingStream {
         }
         const problem = this.#push(step.value.value);
         if (problem !== null) {
+          // From here on, a caller that does not answer must not replace the end.
           clearInterval(timer);
           return await this.#endWith(faultReply(codec, problem));
         }
@@ -92,7 +94,6 @@ export class OutgoingStream {
       }
     } catch (error) {
       isDone = true;
-      // From here on, a caller that does not answer must not replace the end.
       clearInterval(timer);
       return await this.#endWith(thrown(error));
     } finally {
@@ -183,10 +184,10 @@ export class OutgoingStream {
 
   /** Publishes a message until the broker has it, the caller is lost, or the method is ended. */
   async #publish(message: ItemsBody): Promise<void> {
-    const { replies, replyTo, runHeader, begun } = this.#parts;
+    const { replies, replyTo, runHeader, settleEarly } = this.#parts;
     const headers = { [WORKER_HEADER]: runHeader, [COPY_HEADER]: newCopyToken() };
     const reply = { type: ITEMS_TYPE, headers, body: encodeItems(message) };
-    const outgoing = replies.outgoing(replyTo, reply, true);
+    const outgoing = replies.outgoing(replyTo, reply, "mandatory");
     const until = performance.now() + SEND_LIMIT_MS;
     this.#sentAt = performance.now();
     this.#unconfirmed++;
@@ -194,7 +195,7 @@ export class OutgoingStream {
       while (!this.#hasEnded) {
         const { kind } = await replies.send(outgoing, until - performance.now());
         if (kind === "confirmed") {
-          begun();
+          settleEarly();
           return;
         }
         if (kind === "returned" || performance.now() >= until) {

@@ -13,8 +13,8 @@ export interface OutgoingReply {
 }
 
 /**
- * A message that closes its channel this often is given up. The first time, others may be to blame,
- * and the other two times it is sent while no other suspect is.
+ * A message that closes its channel this often is given up. The first time, another message may be
+ * to blame. After that, no other message that may have closed a channel is sent at the same time.
  */
 const MAX_CLOSED = 3;
 
@@ -49,7 +49,7 @@ export class ReplySender {
    * `unsent` after that, and `refused` also if the reply has closed too many channels.
    */
   async reply(replyTo: ReplyTo, reply: OutgoingReply, limitMs: number): Promise<Outcome["kind"]> {
-    const outgoing = this.outgoing(replyTo, reply, false);
+    const outgoing = this.outgoing(replyTo, reply, "optional");
     const until = performance.now() + limitMs;
     let closed = 0;
     for (;;) {
@@ -70,7 +70,7 @@ export class ReplySender {
 
   /** Publishes a reply once, if there is room for it. */
   offerOnce(replyTo: ReplyTo, reply: OutgoingReply, limitMs: number): void {
-    this.#offer(reply, () => this.send(this.outgoing(replyTo, reply, false), limitMs));
+    this.#offer(reply, () => this.send(this.outgoing(replyTo, reply, "optional"), limitMs));
   }
 
   #offer({ body }: OutgoingReply, send: () => Promise<unknown>): void {
@@ -89,15 +89,19 @@ export class ReplySender {
   }
 
   /**
-   * The message that carries a reply to its address. If `mandatory`, the broker returns it once the
+   * The message that carries a reply to its address. The broker returns a mandatory one once the
    * caller's queue is gone. It is never mandatory if the address is one of direct reply-to: that is
    * no queue, and RabbitMQ before 4.2 may return a message that it delivers.
    */
-  outgoing(replyTo: ReplyTo, { type, headers, body }: OutgoingReply, mandatory: boolean): Outgoing {
+  outgoing(
+    replyTo: ReplyTo,
+    { type, headers, body }: OutgoingReply,
+    routing: "mandatory" | "optional",
+  ): Outgoing {
     const isDirect = replyTo.address.startsWith(DIRECT_REPLY_TO);
     return {
       routingKey: replyTo.address,
-      mandatory: mandatory && !isDirect,
+      mandatory: routing === "mandatory" && !isDirect,
       properties: {
         type,
         contentType: replyTo.contentType,
@@ -129,8 +133,8 @@ export class ReplySender {
   }
 
   /**
-   * The broker closes the connection of a worker that replies to a malformed direct address. So
-   * these replies have a connection of their own.
+   * Returns the publisher for an address. Direct replies have a connection of their own, because the
+   * broker closes it over a malformed address.
    */
   #publisherFor(address: string): Publisher {
     if (!address.startsWith(DIRECT_REPLY_TO)) return this.#publisher;

@@ -8,7 +8,7 @@ import {
   encodeFault,
   find,
   isJobMethod,
-  unlessRun,
+  orInterrupted,
   type Decision,
   type MethodTable,
   type ReplyTo,
@@ -105,7 +105,7 @@ export class RequestHandler {
   }
 
   /** Runs the method of a broadcast. Returns its reply, or `null` if nobody waits for it. */
-  async invoke(
+  async runBroadcast(
     decision: Run,
     delivery: Delivery,
     running: RunningMethod,
@@ -119,7 +119,7 @@ export class RequestHandler {
       const context = running.context(contextOf(entry.method, delivery));
       reply = await this.#invoke(decision, args, context, running, null, null);
     } catch (error) {
-      reply = faultReply(codec, unlessRun(fault("bad_request", error), mayHaveRun));
+      reply = faultReply(codec, orInterrupted(fault("bad_request", error), mayHaveRun));
     }
     entry.stats.end(performance.now() - begunAt, reply);
     return reply;
@@ -143,12 +143,12 @@ export class RequestHandler {
     // Some senders of one-way requests use an order number, for example, as the id of all messages
     // about that order.
     const isUnique = Boolean(replyTo) || isUuid(correlationId);
-    const id =
+    const requestKey =
       isUnique && delivery.malformed === null ? Deduplicator.keyOf(replyTo, correlationId) : null;
-    const alone = { ack: () => delivery.ack(), reject: () => this.#reject(delivery) };
-    if (id === null) return this.#process(delivery, alone);
+    const settleAlone = { ack: () => delivery.ack(), reject: () => this.#reject(delivery) };
+    if (requestKey === null) return this.#process(delivery, settleAlone);
     const origin = originOf(headers, delivery.redelivered, deathsOf(headers) !== null);
-    const { action, key } = this.#known.add(id, origin, delivery);
+    const { action, key } = this.#known.add(requestKey, origin, delivery);
     switch (action) {
       case "join":
         return;
@@ -157,11 +157,11 @@ export class RequestHandler {
       case "reject":
         return this.#reject(delivery);
       case "runUntracked":
-        return this.#process(delivery, alone);
+        return this.#process(delivery, settleAlone);
       case "run": {
         const settle: Settlement = {
-          ack: () => this.#known.finish(key).forEach((each) => each.ack()),
-          reject: () => this.#known.finish(key, true).forEach((each) => this.#reject(each)),
+          ack: () => this.#known.finish(key, "answered").forEach((each) => each.ack()),
+          reject: () => this.#known.finish(key, "rejected").forEach((each) => this.#reject(each)),
         };
         try {
           await this.#process(delivery, settle);
@@ -188,7 +188,8 @@ export class RequestHandler {
     const entry = find(delivery.properties.type, table);
     const isJob = entry !== null && isJobMethod(entry.method) && !delivery.properties.replyTo;
     if (jobs !== null && isJob && delivery.malformed === null) {
-      if (!(await jobs.arrive(delivery, settle.ack))) return;
+      const mayRun = await jobs.arrive(delivery, settle.ack);
+      if (!mayRun) return;
     }
     const decision = decide(delivery, table, rules);
     switch (decision.kind) {
@@ -246,11 +247,9 @@ export class RequestHandler {
     const canBeCancelled = replyTo !== null && (method.idempotent || isStream || method.cancel);
     // The time limit of a request with a stream is that of the first message only.
     const running = new RunningMethod(canBeCancelled, stream === null ? decision.limitMs : null);
-    const id = delivery.properties.correlationId;
-    const tracked =
-      replyTo !== null && isUuid(id)
-        ? all.track(id, replyTo.address, running)
-        : all.track(null, "", running);
+    const { correlationId } = delivery.properties;
+    const id = replyTo !== null && isUuid(correlationId) ? correlationId : null;
+    const tracked = all.track(id, replyTo?.address ?? "", running);
     const begunAt = performance.now();
     stats.begin();
     // A stream's request is settled with its first message, because the broker does not wait for
@@ -258,7 +257,7 @@ export class RequestHandler {
     const settlesEarly = stream !== null && this.#streams < maxStreams;
     if (stream !== null) this.#streams++;
     let isSettled = false;
-    const begun = () => {
+    const settleEarly = () => {
       if (isSettled || !settlesEarly) return;
       isSettled = true;
       settle.ack();
@@ -270,10 +269,13 @@ export class RequestHandler {
       const context = running.context(contextOf(method, delivery));
       const thrown = this.#thrown(decision, context);
       const parts =
-        replyTo === null ? null : this.#streamParts(decision, replyTo, runHeader, begun, thrown);
+        replyTo === null
+          ? null
+          : this.#streamParts(decision, replyTo, runHeader, settleEarly, thrown);
       const args = readArguments(method, codec, delivery.body);
       if (stream?.sendsItems && parts !== null) {
-        incoming = new IncomingStream({ ...parts, isDeaf: () => all.isDeaf }, running);
+        const isItemsQueueLost = () => all.isItemsQueueLost;
+        incoming = new IncomingStream({ ...parts, isItemsQueueLost }, running);
         tracked.incoming = incoming;
       }
       if (stream?.credit && parts !== null) {
@@ -282,7 +284,7 @@ export class RequestHandler {
       }
       reply = await this.#invoke(decision, args, context, running, incoming, outgoing);
     } catch (error) {
-      reply = faultReply(codec, unlessRun(fault("bad_request", error), decision.mayHaveRun));
+      reply = faultReply(codec, orInterrupted(fault("bad_request", error), decision.mayHaveRun));
     }
     running.finish();
     incoming?.end();
@@ -298,9 +300,9 @@ export class RequestHandler {
   }
 
   /**
-   * Decides about a stream whose id a method that runs here has. Returns whether it may run: after
-   * it has ended the other one, if the caller sent its request again from another reply address.
-   * Otherwise settles the request.
+   * Returns whether a stream may run. A method that runs with its id is ended if the caller sent
+   * this request again, unless that method has a stream to the same address. Settles the request if
+   * the stream may not run.
    */
   async #freeId(decision: Run, delivery: Delivery, settle: Settlement): Promise<boolean> {
     const { correlationId, headers } = delivery.properties;
@@ -317,7 +319,7 @@ export class RequestHandler {
     }
     const { codec, replyTo, mayHaveRun } = decision;
     const reason = "another request with this correlation_id runs here";
-    const refusal = unlessRun({ code: "bad_request", message: reason }, mayHaveRun);
+    const refusal = orInterrupted({ code: "bad_request", message: reason }, mayHaveRun);
     await this.#refuse({ kind: "refuse", fault: refusal, codec, replyTo }, delivery, settle);
     return false;
   }
@@ -414,7 +416,7 @@ export class RequestHandler {
     { codec, entry }: Run,
     replyTo: ReplyTo,
     runHeader: string,
-    begun: () => void,
+    settleEarly: () => void,
     thrown: (error: unknown) => MethodReply,
   ): StreamParts {
     const { replies, maxSentBytes } = this.#parts;
@@ -425,7 +427,7 @@ export class RequestHandler {
       method: entry.method,
       runHeader,
       maxBytes: maxSentBytes,
-      begun,
+      settleEarly,
       thrown,
     };
   }

@@ -22,7 +22,7 @@ export class RunningMethods {
   readonly #all = new Set<Tracked>();
   readonly #cancelled = new CancelledCalls();
   /** Whether the queue for the items of callers is lost at this moment. */
-  isDeaf = false;
+  isItemsQueueLost = false;
 
   /** Remembers a method that runs. Without an id, it cannot be cancelled by its caller. */
   track(id: string | null, address: string, running: RunningMethod): Tracked {
@@ -80,7 +80,7 @@ export class RunningMethods {
 
   /** The queue for items is there again. */
   resume(): void {
-    this.isDeaf = false;
+    this.isItemsQueueLost = false;
     for (const { incoming } of this.#all) incoming?.resume();
   }
 

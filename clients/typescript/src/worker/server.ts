@@ -1,5 +1,7 @@
 import { setTimeout as delay } from "node:timers/promises";
 
+import type { ConfirmChannel } from "amqplib";
+
 import type { Connection } from "../connection.js";
 import { messageOf, ServerFailed } from "../errors.js";
 import type { MethodTable, Rules } from "../protocol/dispatch.js";
@@ -77,8 +79,7 @@ export class Server implements AsyncDisposable {
   readonly #options: ServeOptions;
   readonly #identity: Identity;
   readonly #replies: ReplySender;
-  /** Publishes copies of jobs. */
-  readonly #moves: Publisher;
+  readonly #jobCopies: Publisher;
   readonly #running = new RunningMethods();
   readonly #queues: QueueServer[] = [];
   readonly #broadcasts: Broadcasts;
@@ -88,11 +89,12 @@ export class Server implements AsyncDisposable {
   #inProgress = 0;
   #settled: (() => void)[] = [];
   /** Whether the time for requests in progress is over. */
-  #isStopping = false;
+  #isDrainOver = false;
   /** What `stop` waits for, once it was called. */
-  #stopped: Promise<void> | null = null;
-  #hasStopped!: () => void;
-  readonly #end = new Promise<void>((resolve) => (this.#hasStopped = resolve));
+  #stopping: Promise<void> | null = null;
+  #resolveEnded!: () => void;
+  /** What `wait` waits for. */
+  readonly #ended = new Promise<void>((resolve) => (this.#resolveEnded = resolve));
 
   private constructor(connection: Connection, options: ServeOptions) {
     const { link, log, addresses, name } = connection.internals;
@@ -100,13 +102,13 @@ export class Server implements AsyncDisposable {
     this.#options = options;
     this.#identity = new Identity(options);
     this.#replies = new ReplySender(link, log, () => new Link(addresses, `${name} (replies)`, log));
-    this.#moves = new Publisher(link, log, "jobs");
+    this.#jobCopies = new Publisher(link, log, "jobs");
     this.#broadcasts = new Broadcasts({
       identity: this.#identity,
       describesItself: options.describesItself ?? true,
       replies: this.#replies,
       invoke: (decision, delivery, running) =>
-        this.#handlers.get(delivery.routingKey)!.invoke(decision, delivery, running),
+        this.#handlers.get(delivery.routingKey)!.runBroadcast(decision, delivery, running),
     });
   }
 
@@ -135,7 +137,7 @@ export class Server implements AsyncDisposable {
 
   /** Waits until the server is stopped. */
   async wait(): Promise<void> {
-    await this.#end;
+    await this.#ended;
   }
 
   /**
@@ -144,8 +146,8 @@ export class Server implements AsyncDisposable {
    * get no reply. Later calls wait for the first one.
    */
   stop(timeoutMs: number = DEFAULT_DRAIN_MS): Promise<void> {
-    this.#stopped ??= this.#stop(timeoutMs);
-    return this.#stopped;
+    this.#stopping ??= this.#stop(timeoutMs);
+    return this.#stopping;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -164,7 +166,7 @@ export class Server implements AsyncDisposable {
       byQueue.set(queue, [...(byQueue.get(queue) ?? []), implementation]);
     }
     this.#replies.start();
-    this.#moves.start();
+    this.#jobCopies.start();
     const broadcasts = new Map<string, MethodTable<ServedMethod>>();
     for (const [queue, services] of byQueue) {
       const server = this.#serveQueue(queue, services, concurrency, broadcasts);
@@ -192,11 +194,12 @@ export class Server implements AsyncDisposable {
       methods: all,
     };
     if (this.#options.describesItself ?? true) {
-      for (const built of builtInMethods(this.#identity, () => served)) {
+      for (const built of builtInMethods(this.#identity, served)) {
         onQueue.byName.set(built.method.name, built);
       }
     }
-    const hasJobs = all.some(({ method }) => isJobMethod(method));
+    const jobs = all.map(({ method }) => method).filter(isJobMethod);
+    const hasJobs = jobs.length > 0;
     if (hasJobs && Buffer.byteLength(queue) > LONGEST_QUEUE_OF_JOBS) {
       throw new ServerFailed(
         `the queue's name is too long for jobs: ${LONGEST_QUEUE_OF_JOBS} bytes at most`,
@@ -217,12 +220,12 @@ export class Server implements AsyncDisposable {
       identity: this.#identity,
       maxSentBytes,
       maxStreams: concurrency,
-      jobs: hasJobs ? new JobHandler(this.#mover(queue), rules) : null,
+      jobs: hasJobs ? new JobHandler(this.#makeMover(queue), rules) : null,
       keepsRejected: options.arguments?.["x-dead-letter-exchange"] !== undefined,
       onThrown: this.#options.onThrown ?? (() => {}),
     });
     this.#handlers.set(queue, handler);
-    const policies = all.flatMap(({ method }) => (isJobMethod(method) && method.retry) || []);
+    const waits = hasJobs ? waitsOf(jobs.flatMap(({ retry }) => retry ?? [])) : null;
     const server: QueueServer = {
       handler,
       served,
@@ -230,27 +233,40 @@ export class Server implements AsyncDisposable {
       unsettled: new Set(),
       channel: new KeptChannel(link, log, {
         what: `queue ${queue}`,
-        setup: async (channel) => {
-          // Deliveries of an earlier channel come again.
-          const lost = new Set(server.unsettled);
-          server.unsettled.clear();
-          handler.forget((delivery) => lost.has(delivery));
-          await declareRequests(channel, queue, options);
-          if (hasJobs) {
-            await declareDead(channel, queue, options);
-            for (const wait of waitsOf(policies)) await declareRetry(channel, queue, wait, options);
-          }
-          // A worker that stops takes no more, also from a new connection.
-          if (this.#stopped !== null) return;
-          await channel.prefetch(concurrency);
-          server.consumerTag = await consume(channel, queue, { noAck: false }, (delivery) =>
-            this.#handle(server, delivery),
-          );
-          if (this.#stopped !== null) await channel.cancel(server.consumerTag);
-        },
+        setup: (channel) => this.#prepare(channel, server, concurrency, waits),
       }),
     };
     return server;
+  }
+
+  /**
+   * Declares a request queue on a new channel, and consumes it. `waits` are those of its retry
+   * queues, or `null` if it has no jobs.
+   */
+  async #prepare(
+    channel: ConfirmChannel,
+    server: QueueServer,
+    concurrency: number,
+    waits: readonly number[] | null,
+  ): Promise<void> {
+    const { queue } = server.served;
+    const options = this.#options.queues ?? {};
+    // Deliveries of an earlier channel come again.
+    const lost = new Set(server.unsettled);
+    server.unsettled.clear();
+    server.handler.forget((delivery) => lost.has(delivery));
+    await declareRequests(channel, queue, options);
+    if (waits !== null) {
+      await declareDead(channel, queue, options);
+      for (const wait of waits) await declareRetry(channel, queue, wait, options);
+    }
+    // A worker that stops takes no more, also from a new connection.
+    if (this.#stopping !== null) return;
+    await channel.prefetch(concurrency);
+    server.consumerTag = await consume(channel, queue, { noAck: false }, (delivery) =>
+      this.#handle(server, delivery),
+    );
+    if (this.#stopping !== null) await channel.cancel(server.consumerTag);
   }
 
   #handle(server: QueueServer, delivery: Delivery): void {
@@ -270,7 +286,7 @@ export class Server implements AsyncDisposable {
   }
 
   /** Makes what moves the jobs of a queue, and declares retry and dead-letter queues for that. */
-  #mover(queue: string): JobMover {
+  #makeMover(queue: string): JobMover {
     const options = this.#options.queues ?? {};
     const { log } = this.#connection.internals;
     const declare = async (which: "dead" | number) => {
@@ -279,7 +295,7 @@ export class Server implements AsyncDisposable {
       if (which === "dead") await declareDead(channel, queue, options);
       else await declareRetry(channel, queue, which, options);
     };
-    return new JobMover(queue, this.#moves, declare, () => this.#isStopping, log);
+    return new JobMover(queue, this.#jobCopies, declare, () => this.#isDrainOver, log);
   }
 
   async #openControl(broadcasts: Map<string, MethodTable<ServedMethod>>): Promise<void> {
@@ -315,27 +331,27 @@ export class Server implements AsyncDisposable {
       const current = channel.current;
       if (current !== null) await within(2_000, current.cancel(consumerTag)).catch(() => {});
     }
-    await this.#wait(this.#allSettled(), until - performance.now());
+    await this.#waitAtMost(this.#untilAllSettled(), until - performance.now());
     await this.#control?.stop();
-    await this.#wait(this.#broadcasts.idle(), until - performance.now());
+    await this.#waitAtMost(this.#broadcasts.untilIdle(), until - performance.now());
     // What still runs is ended, and answered.
-    this.#isStopping = true;
+    this.#isDrainOver = true;
     this.#running.stop();
     this.#broadcasts.end();
-    await this.#wait(this.#allSettled(), LAST_REPLIES_MS);
+    await this.#waitAtMost(this.#untilAllSettled(), LAST_REPLIES_MS);
     await this.#control?.close();
     for (const { channel } of this.#queues) await channel.close();
-    await this.#moves.close();
+    await this.#jobCopies.close();
     await this.#replies.close();
-    this.#hasStopped();
+    this.#resolveEnded();
   }
 
-  async #allSettled(): Promise<void> {
+  async #untilAllSettled(): Promise<void> {
     if (this.#inProgress > 0) await new Promise<void>((resolve) => this.#settled.push(resolve));
   }
 
   /** Waits for a promise, but returns after `ms` in any case. */
-  async #wait(promise: Promise<void>, ms: number): Promise<void> {
+  async #waitAtMost(promise: Promise<void>, ms: number): Promise<void> {
     const timeout = new AbortController();
     const limitMs = Math.min(Math.max(0, ms), MAX_TIMER_MS);
     const limit = delay(limitMs, undefined, { signal: timeout.signal }).catch(() => {});

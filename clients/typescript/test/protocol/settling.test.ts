@@ -8,7 +8,7 @@ import { CancelledCalls } from "../../src/protocol/cancelled-calls.js";
 import { deathsOf } from "../../src/protocol/deaths.js";
 import { Deduplicator, originOf } from "../../src/protocol/deduplicator.js";
 import { decide, type Rules } from "../../src/protocol/dispatch.js";
-import { arriveJob } from "../../src/protocol/job-arrival.js";
+import { decideJobArrival } from "../../src/protocol/job-arrival.js";
 import * as jobs from "../../src/protocol/jobs.js";
 import { isReplyAddress } from "../../src/protocol/reply-address.js";
 import { uuidBytes, uuidOf } from "../../src/protocol/uuid.js";
@@ -127,16 +127,16 @@ test("requests that run or were answered are recognized", () => {
   assert.equal(add(again, "b"), "join");
   assert.equal(add(fresh, "another request with its id"), "runUntracked");
   assert.equal(add(resent, "c"), "join");
-  assert.deepEqual(known.finish(key), ["a", "b", "c"]);
+  assert.deepEqual(known.finish(key, "answered"), ["a", "b", "c"]);
   assert.equal(add(again, "d"), "ack");
   // Its caller sends a request again because the reply may be lost.
   assert.equal(add(resent, "e"), "run");
-  assert.deepEqual(known.finish(key, true), ["e"]);
+  assert.deepEqual(known.finish(key, "rejected"), ["e"]);
   assert.equal(add(again, "f"), "reject");
   assert.equal(Deduplicator.keyOf("reply", ""), null);
   known.add(key, fresh, "g");
   known.forgetDeliveries((delivery) => delivery === "g");
-  assert.deepEqual(known.finish(key), []);
+  assert.deepEqual(known.finish(key, "answered"), []);
 });
 
 test("a copy that a worker sent is recognized by its token", () => {
@@ -146,7 +146,7 @@ test("a copy that a worker sent is recognized by its token", () => {
     originOf({ "rpc-resent": "worker", "rpc-copy": token }, false, false);
   assert.equal(known.add(key, originOf({}, false, false), "a").action, "run");
   assert.equal(known.add(key, copy("1"), "b").action, "join");
-  known.finish(key);
+  known.finish(key, "answered");
   assert.equal(known.add(key, copy("1"), "c").action, "ack");
 });
 
@@ -156,10 +156,10 @@ test("a copy of a request that its caller sent again runs once", () => {
   const add = (headers: Record<string, string>) =>
     known.add(key, originOf({ "rpc-resent": "caller, worker", ...headers }, false, false), "x");
   known.add(key, originOf({}, false, false), "x");
-  known.finish(key);
+  known.finish(key, "answered");
   const first = add({ "rpc-copy": "1" });
   assert.equal(first.action, "run");
-  known.finish(first.key);
+  known.finish(first.key, "answered");
   // The acknowledgement was lost.
   assert.equal(add({ "rpc-copy": "1" }).action, "ack");
   assert.equal(add({ "rpc-copy": "2" }).action, "run");
@@ -172,7 +172,7 @@ test("the memory of answered requests is bounded", () => {
   const [fresh, again] = [originOf({}, false, false), originOf({}, true, false)];
   for (let i = 0; i <= 16_384; i++) {
     known.add(`${i}`, fresh, i);
-    known.finish(`${i}`);
+    known.finish(`${i}`, "answered");
   }
   assert.equal(known.add("0", again, 0).action, "run");
   assert.equal(known.add("1", again, 1).action, "ack");
@@ -195,7 +195,7 @@ function arrive(headers: object, redelivered = false, isQuorum = false): string 
     body: Buffer.alloc(0),
     properties: { headers: { ...headers } },
   };
-  const arrival = arriveJob(message, { isQuorum, maxDeliveries: 20 });
+  const arrival = decideJobArrival(message, { isQuorum, maxDeliveries: 20 });
   return Object.values(arrival).join(" ");
 }
 
