@@ -27,7 +27,7 @@ interface Target {
   /** What is left of the job's delay when it comes back from there. */
   readonly rest: number;
   /** Whether the job was given up, and only waits there for the dead-letter queue. */
-  readonly isGivenUp: boolean;
+  readonly isGivenUp?: boolean;
 }
 
 /** Publishes copies of jobs. Once one is confirmed, calls `done`, which settles the original. */
@@ -60,21 +60,19 @@ export class JobMover {
     done: () => void,
   ): Promise<void> {
     const { wait, rest } = nextWait(roundedUp(delayMs));
-    await this.#move(delivery, headers, [{ to: wait, rest, isGivenUp: false }], done);
+    await this.#move(delivery, headers, [{ to: wait, rest }], done);
   }
 
   /** The job is given up. If the dead-letter queue does not take it, it waits and comes back. */
   async toDeadLetters(delivery: Delivery, headers: JobHeaders, done: () => void): Promise<void> {
-    const dead: Target = { to: "dead", rest: 0, isGivenUp: false };
-    const fallback: Target = { to: DEAD_LETTER_WAIT_MS, rest: 0, isGivenUp: true };
-    await this.#move(delivery, headers, [dead, fallback], done);
+    const fallback = { to: DEAD_LETTER_WAIT_MS, rest: 0, isGivenUp: true };
+    await this.#move(delivery, headers, [{ to: "dead", rest: 0 }, fallback], done);
   }
 
   /** The job goes back to its queue, as a copy that counts how often it came back. */
   async toRequests(delivery: Delivery, headers: JobHeaders, done: () => void): Promise<void> {
-    const requests: Target = { to: "requests", rest: 0, isGivenUp: false };
-    const fallback: Target = { to: RETRY_WAITS[0]!, rest: 0, isGivenUp: false };
-    await this.#move(delivery, headers, [requests, fallback], done);
+    const fallback = { to: RETRY_WAITS[0]!, rest: 0 };
+    await this.#move(delivery, headers, [{ to: "requests", rest: 0 }, fallback], done);
   }
 
   /**
@@ -125,7 +123,7 @@ export class JobMover {
   }
 
   #copy({ properties, body }: Delivery, headers: JobHeaders, target: Target): Outgoing {
-    const { to, rest, isGivenUp } = target;
+    const { to, rest, isGivenUp = false } = target;
     return {
       routingKey: this.#nameOf(to),
       mandatory: true,

@@ -13,6 +13,7 @@ import {
   type MethodTable,
   type ReplyTo,
   type Rules,
+  type StreamRequest,
 } from "../protocol/dispatch.js";
 import { ITEMS_HEADER, PROBE_TYPE, RESENT_HEADER, WORKER_HEADER } from "../protocol/names.js";
 import { isReplyAddress } from "../protocol/reply-address.js";
@@ -37,7 +38,7 @@ import { collect, OutgoingStream, type StreamParts } from "./outgoing-stream.js"
 import type { ReplySender } from "./reply-sender.js";
 import { contextOf, iterateInContext } from "./request-context.js";
 import { RunningMethod } from "./running.js";
-import type { RunningMethods } from "./running-methods.js";
+import type { RunningMethods, Tracked } from "./running-methods.js";
 import type { MethodStats } from "./stats.js";
 
 /** A method and what runs it. */
@@ -239,7 +240,7 @@ export class RequestHandler {
   /** Runs a method, and answers. */
   async #run(decision: Run, delivery: Delivery, settle: Settlement): Promise<void> {
     const { entry, codec, replyTo, stream } = decision;
-    const { running: all, maxStreams, identity } = this.#parts;
+    const { running: all, replies, maxSentBytes, maxStreams, identity } = this.#parts;
     const { method, stats } = entry;
     if (stream !== null && !(await this.#freeId(decision, delivery, settle))) return;
     const runHeader = stream === null ? identity.idHeader : identity.nextRunHeader();
@@ -257,46 +258,43 @@ export class RequestHandler {
     const settlesEarly = stream !== null && this.#streams < maxStreams;
     if (stream !== null) this.#streams++;
     let isSettled = false;
-    const settleEarly = () => {
-      if (isSettled || !settlesEarly) return;
+    const ackOnce = () => {
+      if (!isSettled) settle.ack();
       isSettled = true;
-      settle.ack();
     };
-    let incoming: IncomingStream | null = null;
-    let outgoing: OutgoingStream | null = null;
     let reply: MethodReply | null;
     try {
       const context = running.context(contextOf(method, delivery));
-      const thrown = this.#thrown(decision, context);
-      const parts =
-        replyTo === null
-          ? null
-          : this.#streamParts(decision, replyTo, runHeader, settleEarly, thrown);
       const args = readArguments(method, codec, delivery.body);
-      if (stream?.sendsItems && parts !== null) {
-        const isItemsQueueLost = () => all.isItemsQueueLost;
-        incoming = new IncomingStream({ ...parts, isItemsQueueLost }, running);
-        tracked.incoming = incoming;
+      if (stream !== null && replyTo !== null) {
+        const thrown = this.#thrown(decision, context);
+        const settleEarly = settlesEarly ? ackOnce : () => {};
+        const maxBytes = maxSentBytes;
+        const parts = { replies, replyTo, codec, method, runHeader, maxBytes, settleEarly, thrown };
+        this.#openStreams(tracked, stream, parts);
       }
-      if (stream?.credit && parts !== null) {
-        outgoing = new OutgoingStream(parts, running, stream.credit);
-        tracked.outgoing = outgoing;
-      }
+      const { incoming, outgoing } = tracked;
       reply = await this.#invoke(decision, args, context, running, incoming, outgoing);
     } catch (error) {
       reply = faultReply(codec, orInterrupted(fault("bad_request", error), decision.mayHaveRun));
     }
     running.finish();
-    incoming?.end();
+    tracked.incoming?.end();
     tracked.release();
     if (stream !== null) this.#streams--;
     stats.end(performance.now() - begunAt, reply);
-    await this.#answer(decision, delivery, reply, runHeader, outgoing, running, {
-      ...settle,
-      ack: () => {
-        if (!isSettled) settle.ack();
-      },
-    });
+    await this.#answer(decision, delivery, reply, runHeader, tracked, ackOnce);
+  }
+
+  /** Makes the streams of a method that runs, in either direction. */
+  #openStreams(tracked: Tracked, stream: StreamRequest, parts: StreamParts): void {
+    if (stream.sendsItems) {
+      const isItemsQueueLost = () => this.#parts.running.isItemsQueueLost;
+      tracked.incoming = new IncomingStream({ ...parts, isItemsQueueLost }, tracked.running);
+    }
+    if (stream.credit !== null) {
+      tracked.outgoing = new OutgoingStream(parts, tracked.running, stream.credit);
+    }
   }
 
   /**
@@ -381,21 +379,20 @@ export class RequestHandler {
     };
   }
 
-  /** Sends the reply of a method, or moves a job that failed, and settles the request. */
+  /** Sends the reply of a method, or moves a job that failed, and acknowledges the request. */
   async #answer(
     { codec, replyTo, entry }: Run,
     delivery: Delivery,
     reply: MethodReply | null,
     runHeader: string,
-    outgoing: OutgoingStream | null,
-    running: RunningMethod,
-    settle: Settlement,
+    { running, outgoing }: Tracked,
+    ack: () => void,
   ): Promise<void> {
-    if (reply === null) return settle.ack();
+    if (reply === null) return ack();
     if (replyTo === null) {
       const failure = isJobMethod(entry.method) ? failureOf(reply, codec) : null;
-      if (failure === null || this.#parts.jobs === null) return settle.ack();
-      return this.#parts.jobs.fail(delivery, entry.method, failure, settle.ack);
+      if (failure === null || this.#parts.jobs === null) return ack();
+      return this.#parts.jobs.fail(delivery, entry.method, failure, ack);
     }
     const isStream = entry.method.stream || entry.method.incoming !== null;
     const headers: Record<string, string> = {};
@@ -409,27 +406,7 @@ export class RequestHandler {
     if (kind !== "confirmed") {
       this.#parts.log.line("warn", "a reply was not taken", { queue: this.#parts.queue, kind });
     }
-    settle.ack();
-  }
-
-  #streamParts(
-    { codec, entry }: Run,
-    replyTo: ReplyTo,
-    runHeader: string,
-    settleEarly: () => void,
-    thrown: (error: unknown) => MethodReply,
-  ): StreamParts {
-    const { replies, maxSentBytes } = this.#parts;
-    return {
-      replies,
-      replyTo,
-      codec,
-      method: entry.method,
-      runHeader,
-      maxBytes: maxSentBytes,
-      settleEarly,
-      thrown,
-    };
+    ack();
   }
 }
 
