@@ -44,9 +44,10 @@ export async function discover(parts: GatherParts): Promise<FoundWorker[]> {
   const found = new Map<string, FoundWorker>();
   try {
     for await (const answer of gathering) {
-      const worker = readDescription(answer.result);
+      const described = readDescription(answer.result);
       // If an id comes twice, the first reply counts.
-      if (worker !== null && !found.has(worker.worker.id)) found.set(worker.worker.id, worker);
+      if (described === null || found.has(described.worker.id)) continue;
+      found.set(described.worker.id, described);
     }
   } catch (error) {
     if (!(error instanceof NoWorkers)) throw error;

@@ -193,8 +193,8 @@ export class Gathering<T> implements Gather<T> {
   }
 
   /**
-   * Starts the time limit. The promise fails if it passes before the request is written. Afterwards,
-   * the limit ends gathering.
+   * Starts the time limit. The promise fails if it passes before the request is written. If it
+   * passes later, gathering ends.
    */
   #startLimit(limitMs: number): Promise<never> {
     const limit = new Promise<never>((_, reject) => {

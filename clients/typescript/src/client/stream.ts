@@ -105,12 +105,12 @@ export class StreamingCall implements ItemStream<unknown> {
   }
 
   async next(): Promise<IteratorResult<unknown>> {
-    if (this.#call === null && this.#end === null) {
+    const isFirstRead = this.#call === null && this.#end === null;
+    if (isFirstRead) {
       try {
         this.#begin();
       } catch (error) {
-        this.#isFinished = true;
-        this.#stop({ error: null });
+        this.#abandon();
         throw error;
       }
     }
@@ -131,9 +131,7 @@ export class StreamingCall implements ItemStream<unknown> {
   }
 
   async return(): Promise<IteratorResult<unknown>> {
-    this.#isFinished = true;
-    this.#call?.abandon();
-    this.#stop({ error: null });
+    this.#abandon();
     return { done: true, value: undefined };
   }
 
@@ -168,11 +166,16 @@ export class StreamingCall implements ItemStream<unknown> {
     try {
       return { value: decodeValue(this.#codec, this.#method.result, bytes) };
     } catch (error) {
-      this.#isFinished = true;
-      this.#call?.abandon();
-      this.#stop({ error: null });
+      this.#abandon();
       throw new BadReply(error, "yes");
     }
+  }
+
+  /** Ends the stream at once, without the items that are not read. */
+  #abandon(): void {
+    this.#isFinished = true;
+    this.#call?.abandon();
+    this.#stop({ error: null });
   }
 
   /** Waits until an item or the end has arrived. */

@@ -157,9 +157,8 @@ class Writer {
 
 /**
  * Reads a body that is one plain value. Maps are objects, or `Map`s if a key is not text. Integers
- * that are no safe integers are bigints. A value takes more memory than its bytes: there may be at
- * most {@link MAX_CONTAINERS} arrays, maps and binaries, and `maxValues` limits all values, for
- * bodies that have few. Throws a {@link ValueError}, also if bytes follow the value.
+ * that are no safe integers are bigints. Throws a {@link ValueError}, also if the body has more
+ * than `maxValues` values, or more than {@link MAX_CONTAINERS} arrays, maps and binaries.
  */
 export function decode(bytes: Uint8Array, maxValues = Infinity): unknown {
   const reader = new Reader(bytes, maxValues);

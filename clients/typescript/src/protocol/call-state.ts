@@ -97,7 +97,7 @@ export class CallState {
    */
   decideByEpoch(current: ReplyEpoch): CallDecision {
     const sentIn = this.#confirmedIn;
-    // What becomes of a request that is not confirmed decides later.
+    // The outcome of an unconfirmed request decides, once it is known.
     if (sentIn === null) return { next: "wait" };
     const isSameQueue = sentIn.address === current.address;
     if (isSameQueue && sentIn.consumer === current.consumer) return { next: "wait" };

@@ -25,8 +25,8 @@ export function decideJobArrival(
   const delayMs = remainingDelay(headers);
   // Only workers in Rust put copies with a delay into the request queue: those of the jobs of a
   // redelivered batch whose retry queue does not take them.
-  const isRustCopy = header(headers, REDELIVERIES_HEADER) !== undefined && deaths === null;
-  const waitsHere = isRustCopy && delayMs <= RETURNED_PAUSE_MS;
+  const isReturned = header(headers, REDELIVERIES_HEADER) !== undefined && deaths === null;
+  const waitsHere = isReturned && delayMs <= RETURNED_PAUSE_MS;
   // A copy in the request queue would run at once, so this comes before the next check.
   if (delayMs > 0 && !waitsHere) return { kind: "retry", delayMs };
   const hasExpired = deaths !== null && deaths.hasExpired && deaths.hadExpiration;

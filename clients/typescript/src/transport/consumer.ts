@@ -48,7 +48,7 @@ export class Delivery implements Incoming {
   }
 }
 
-/** Begins to consume. Returns the consumer's tag. Closes the channel if the broker cancels it. */
+/** Begins to consume. Returns the consumer's tag. If the broker cancels it, the channel closes. */
 export async function consume(
   channel: Channel,
   queue: string,

@@ -12,7 +12,7 @@ const OPEN_LIMIT_MS = 20_000;
 /** Declares queues and begins to consume, whenever a channel is new. */
 export type Setup = (channel: ConfirmChannel, model: ChannelModel) => Promise<void>;
 
-/** What belongs to a channel. */
+/** What a channel is opened for, and who is told. */
 export interface ChannelOptions {
   /** Its name in the log. */
   readonly what: string;

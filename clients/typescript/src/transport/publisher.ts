@@ -50,8 +50,8 @@ const MAX_UNCONFIRMED = 4096;
 /** What `publish` calls for a message, in this order. */
 export interface Publishing {
   /**
-   * Makes the message once it can be written, and again if the channel was just closing. The message
-   * is dropped, without another call, if this returns `null`.
+   * Makes the message once it can be written, and again if the channel was just closing. If this
+   * returns `null`, the message is dropped, and nothing else is called.
    */
   readonly make: () => Outgoing | null;
   /** The message was written. Not called for one that cannot be written. */
