@@ -51,9 +51,11 @@ export class Broadcasts {
     this.#parts = parts;
   }
 
-  /** Runs a broadcast as soon as there is room, or refuses it. Ignores a forbidden or late one. */
+  /** Runs a broadcast once there is room, or refuses it. After `end`, does nothing. */
   handle(delivery: Delivery, decision: Decision<ServedMethod>): void {
-    if (decision.kind === "forbidden" || this.#hasEnded) return;
+    // Its `reply_to` is no reply address, so nobody can be answered.
+    if (decision.kind === "forbidden") return;
+    if (this.#hasEnded) return;
     const { replyTo, codec } = decision;
     if (decision.kind === "refuse") return this.#refuse(replyTo, codec, decision.fault);
     if (delivery.body.length > MAX_BROADCAST_BYTES) {

@@ -30,7 +30,7 @@ export interface StreamParts {
   /** Called for each message of items that the broker has confirmed. */
   readonly settleEarly: () => void;
   /** What the caller is answered if the method throws. */
-  readonly thrown: (error: unknown) => MethodReply;
+  readonly replyToThrown: (error: unknown) => MethodReply;
 }
 
 /** The stream of items that a method returns, on its way to the caller. */
@@ -66,7 +66,7 @@ export class OutgoingStream {
 
   /** Sends all items. Returns the end of the stream, or `null` if nobody reads it. */
   async send(items: Items<unknown>): Promise<MethodReply | null> {
-    const { codec, thrown } = this.#parts;
+    const { codec, replyToThrown } = this.#parts;
     const iterator = iteratorOf(items);
     const timer = setInterval(() => this.#keepAlive(), 1_000);
     /** Whether the iterator has ended by itself, so that it need not be closed. */
@@ -95,7 +95,7 @@ export class OutgoingStream {
     } catch (error) {
       isDone = true;
       clearInterval(timer);
-      return await this.#endWith(thrown(error));
+      return await this.#endWith(replyToThrown(error));
     } finally {
       clearInterval(timer);
       if (!isDone) closeIterator(iterator);
@@ -225,12 +225,12 @@ export class OutgoingStream {
 }
 
 /** What the items of a stream are collected with. */
-export type CollectParts = Pick<StreamParts, "method" | "codec" | "maxBytes" | "thrown">;
+export type CollectParts = Pick<StreamParts, "method" | "codec" | "maxBytes" | "replyToThrown">;
 
 /** Puts all items into one reply, for callers that grant no credit. `null`: it was cancelled. */
 export async function collect(
   items: Items<unknown>,
-  { method, codec, maxBytes, thrown }: CollectParts,
+  { method, codec, maxBytes, replyToThrown }: CollectParts,
   running: RunningMethod,
 ): Promise<MethodReply | null> {
   const iterator = iteratorOf(items);
@@ -260,7 +260,7 @@ export async function collect(
     isDone = true;
   } catch (error) {
     isDone = true;
-    return thrown(error);
+    return replyToThrown(error);
   } finally {
     if (!isDone) closeIterator(iterator);
   }

@@ -133,8 +133,8 @@ export class ReplySender {
   }
 
   /**
-   * Returns the publisher for an address. Direct replies have a connection of their own, because the
-   * broker closes it over a malformed address.
+   * Returns the publisher for an address. Direct replies have a connection of their own, because
+   * the broker closes it over a malformed address.
    */
   #publisherFor(address: string): Publisher {
     if (!address.startsWith(DIRECT_REPLY_TO)) return this.#publisher;

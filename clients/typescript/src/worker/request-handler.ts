@@ -96,7 +96,7 @@ export class RequestHandler {
   /** Handles a request or a probe of the queue. Never throws. */
   async handle(delivery: Delivery): Promise<void> {
     try {
-      if (delivery.properties.type === PROBE_TYPE) this.#probe(delivery);
+      if (delivery.properties.type === PROBE_TYPE) this.#answerProbe(delivery);
       else await this.#deduplicate(delivery);
     } catch (error) {
       // A defect of this library must not take the worker down.
@@ -127,7 +127,7 @@ export class RequestHandler {
   }
 
   /** Answers a probe, with which another worker measures how long requests wait. */
-  #probe(delivery: Delivery): void {
+  #answerProbe(delivery: Delivery): void {
     const { replyTo, correlationId } = delivery.properties;
     const { replies, rules } = this.#parts;
     if (replyTo !== undefined && isReplyAddress(replyTo, rules.allowedReplyPrefixes)) {
@@ -267,11 +267,16 @@ export class RequestHandler {
       const context = running.context(contextOf(method, delivery));
       const args = readArguments(method, codec, delivery.body);
       if (stream !== null && replyTo !== null) {
-        const thrown = this.#thrown(decision, context);
-        const settleEarly = settlesEarly ? ackOnce : () => {};
-        const maxBytes = maxSentBytes;
-        const parts = { replies, replyTo, codec, method, runHeader, maxBytes, settleEarly, thrown };
-        this.#openStreams(tracked, stream, parts);
+        this.#openStreams(tracked, stream, {
+          replies,
+          replyTo,
+          codec,
+          method,
+          runHeader,
+          maxBytes: maxSentBytes,
+          settleEarly: settlesEarly ? ackOnce : () => {},
+          replyToThrown: this.#makeReplyToThrown(decision, context),
+        });
       }
       const { incoming, outgoing } = tracked;
       reply = await this.#invoke(decision, args, context, running, incoming, outgoing);
@@ -334,13 +339,13 @@ export class RequestHandler {
     const { entry, codec } = decision;
     const { method } = entry;
     const { maxSentBytes } = this.#parts;
-    const thrown = this.#thrown(decision, context);
+    const replyToThrown = this.#makeReplyToThrown(decision, context);
     const given = method.incoming === null ? [args, context] : [args, incoming, context];
     try {
       if (method.stream) {
         const items = runInContext(context, () => entry.run(...given)) as Items<unknown>;
         const inContext = { [Symbol.asyncIterator]: () => iterateInContext(items, context) };
-        const parts = { method, codec, maxBytes: maxSentBytes, thrown };
+        const parts = { method, codec, maxBytes: maxSentBytes, replyToThrown };
         return outgoing === null
           ? await collect(inContext, parts, running)
           : await outgoing.send(inContext);
@@ -360,12 +365,12 @@ export class RequestHandler {
           return faultReply(codec, fault("interrupted", "the worker stops"));
       }
     } catch (error) {
-      return thrown(error);
+      return replyToThrown(error);
     }
   }
 
   /** Returns what makes the reply if the method throws. Reports errors that become faults. */
-  #thrown({ entry, codec }: Run, context: Context): (error: unknown) => MethodReply {
+  #makeReplyToThrown({ entry, codec }: Run, context: Context): (error: unknown) => MethodReply {
     const { maxSentBytes, onThrown } = this.#parts;
     return (error) => {
       const reply = thrownReply(entry.method, codec, error, maxSentBytes);

@@ -57,12 +57,10 @@ export class RunningMethod {
    * goes on to its reply, unless the worker stops.
    */
   end(reason: EndReason): void {
-    if (reason === "abandoned" && !this.canBeCancelled) {
-      this.#controller.abort(new Error("the caller's time is up"));
-      return;
-    }
-    this.#controller.abort(new Error(`the method was ${reason}`));
     const isFinal = this.canBeCancelled || reason === "stopped";
+    const goesOn = reason === "abandoned" && !isFinal;
+    const why = goesOn ? "the caller's time is up" : `the method was ${reason}`;
+    this.#controller.abort(new Error(why));
     if (!isFinal || this.#ended !== null) return;
     this.#ended = reason;
     this.#onEnd(reason);

@@ -26,10 +26,10 @@ test("an item that cannot be sent ends a stream in a single reply, and closes it
       isClosed = true;
     }
   }
-  const thrown = (error: unknown) => {
+  const replyToThrown = (error: unknown) => {
     throw error;
   };
-  const parts = { method, codec: "json", maxBytes: 1000, thrown } as const;
+  const parts = { method, codec: "json", maxBytes: 1000, replyToThrown } as const;
   const reply = await collect(numbers(), parts, new RunningMethod(true, null));
   assert.equal(reply?.fault?.code, "unanswerable");
   assert.match(reply.fault.message, /^an item cannot be sent: /);
