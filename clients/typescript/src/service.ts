@@ -25,6 +25,18 @@ export type Awaitable<T> = T | PromiseLike<T>;
 /** The items of a stream that somebody reads or sends. */
 export type Items<T> = AsyncIterable<T> | Iterable<T>;
 
+/** Begins to iterate over items. */
+export function iteratorOf<T>(items: Items<T>): AsyncIterator<T> | Iterator<T> {
+  return Symbol.asyncIterator in items ? items[Symbol.asyncIterator]() : items[Symbol.iterator]();
+}
+
+/** Closes an iterator without waiting: it may be busy for as long as it likes. */
+export function closeIterator(iterator: AsyncIterator<unknown> | Iterator<unknown>): void {
+  void Promise.resolve()
+    .then(() => iterator.return?.())
+    .catch(() => {});
+}
+
 /** What runs a method: its arguments by name, the items that it receives if any, its context. */
 export type Handler<M> =
   M extends Method<infer A, infer R, infer I, infer Kind>

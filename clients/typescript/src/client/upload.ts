@@ -14,7 +14,7 @@ import {
   KEEP_ALIVE_MS,
   MAX_SILENCE_MS,
 } from "../protocol/names.js";
-import type { Items } from "../service.js";
+import { closeIterator, iteratorOf, type Items } from "../service.js";
 import type { Incoming } from "../transport/message.js";
 import { COPY_HEADER, newCopyToken, type Outcome } from "../transport/publisher.js";
 import type { CallParts } from "./call-parts.js";
@@ -109,11 +109,7 @@ export class Upload {
   #closeStream(): void {
     const iterator = this.#iterator;
     this.#iterator = null;
-    if (iterator === null) return;
-    // Without waiting: an iterator may be busy for as long as it likes.
-    void Promise.resolve()
-      .then(() => iterator.return?.())
-      .catch(() => {});
+    if (iterator !== null) closeIterator(iterator);
   }
 
   /** Sends what may be sent, and takes further items if there is room for them. */
@@ -238,8 +234,4 @@ export class Upload {
     this.stop();
     call?.fail(error);
   }
-}
-
-function iteratorOf(items: Items<unknown>): AsyncIterator<unknown> | Iterator<unknown> {
-  return Symbol.asyncIterator in items ? items[Symbol.asyncIterator]() : items[Symbol.iterator]();
 }

@@ -6,7 +6,7 @@ import { encodeItems, type Credit, type ItemsBody } from "../protocol/control.js
 import type { FaultReply, ReplyTo } from "../protocol/dispatch.js";
 import { ITEM_FRAME, ITEMS_TYPE, KEEP_ALIVE_MS, WORKER_HEADER } from "../protocol/names.js";
 import { StreamSender } from "../protocol/stream-sender.js";
-import type { Items } from "../service.js";
+import { closeIterator, iteratorOf, type Items } from "../service.js";
 import { COPY_HEADER, newCopyToken } from "../transport/publisher.js";
 import { fault, faultReply, resultReply, type MethodReply } from "./invocation.js";
 import type { ReplySender } from "./reply-sender.js";
@@ -280,15 +280,4 @@ function listOf({ result }: AnyMethod) {
     toPlain: (values: unknown[]) => values.map((value) => result.toPlain(value)),
     fromPlain: (plain: unknown) => plain,
   };
-}
-
-function iteratorOf(items: Items<unknown>): AsyncIterator<unknown> | Iterator<unknown> {
-  return Symbol.asyncIterator in items ? items[Symbol.asyncIterator]() : items[Symbol.iterator]();
-}
-
-/** Closes an iterator without waiting: the method may be busy for as long as it likes. */
-function closeIterator(iterator: AsyncIterator<unknown> | Iterator<unknown>): void {
-  void Promise.resolve()
-    .then(() => iterator.return?.())
-    .catch(() => {});
 }

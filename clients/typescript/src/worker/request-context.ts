@@ -1,6 +1,6 @@
 import type { AnyMethod } from "../method.js";
 import { failedAttempts } from "../protocol/jobs.js";
-import type { Items } from "../service.js";
+import { iteratorOf, type Items } from "../service.js";
 import type { Delivery } from "../transport/consumer.js";
 import { textOf, type Headers } from "../transport/message.js";
 import { runInContext, type Context } from "./context.js";
@@ -36,9 +36,7 @@ function ownHeaders(headers: Headers): Readonly<Record<string, string>> {
 
 /** Runs each step of a method's iterator in the method's context. */
 export function iterateInContext(items: Items<unknown>, context: Context): AsyncIterator<unknown> {
-  const iterator: AsyncIterator<unknown> | Iterator<unknown> = runInContext(context, () =>
-    Symbol.asyncIterator in items ? items[Symbol.asyncIterator]() : items[Symbol.iterator](),
-  );
+  const iterator = runInContext(context, () => iteratorOf(items));
   return {
     next: async () => await runInContext(context, () => iterator.next()),
     return: async () => {
