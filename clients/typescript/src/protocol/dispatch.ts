@@ -123,8 +123,7 @@ export function decide<E extends Entry>(
   }
   const size = message.body.length;
   if (size > rules.maxAcceptedBytes) {
-    const reason = tooLarge(size, rules.maxAcceptedBytes);
-    return refuse("too_large", reason);
+    return refuse("too_large", tooLarge(size, rules.maxAcceptedBytes));
   }
   if (entry === null) return refuse("unknown_method", unknownMethod(properties.type));
   // A one-way request without an expiration of its own has expired because of the queue's time to

@@ -194,19 +194,12 @@ export class Control {
       correlationId,
       contentType: codec === "text" ? "text/plain" : contentType!,
     };
-    const reply = isBuiltIn(type)
-      ? {
-          type: "result",
-          body: encodeValue(codec, BuiltInAnswer, answerBuiltIn(type, identity, queues)),
-        }
-      : {
-          type: "fault",
-          body: encodeFault(codec, {
-            code: "unknown_method",
-            message: "ask rpc.ping or rpc.describe",
-          }),
-        };
+    const unknown = { code: "unknown_method", message: "ask rpc.ping or rpc.describe" };
+    const body = isBuiltIn(type)
+      ? encodeValue(codec, BuiltInAnswer, answerBuiltIn(type, identity, queues))
+      : encodeFault(codec, unknown);
     const headers = { [WORKER_HEADER]: identity.idHeader };
-    replies.offer(to, { ...reply, headers }, ANSWER_LIMIT_MS);
+    const reply = { type: isBuiltIn(type) ? "result" : "fault", headers, body };
+    replies.offer(to, reply, ANSWER_LIMIT_MS);
   }
 }

@@ -59,10 +59,8 @@ export function resultReply(
       ? encodeValue(codec, { toPlain: () => null, fromPlain: () => null }, null)
       : encodeValue(codec, method.result, value);
   } catch (error) {
-    return faultReply(
-      codec,
-      fault("unanswerable", `the result cannot be sent: ${messageOf(error)}`),
-    );
+    const reason = `the result cannot be sent: ${messageOf(error)}`;
+    return faultReply(codec, fault("unanswerable", reason));
   }
   return limited({ kind: "result", body, fault: null }, codec, maxBytes);
 }
@@ -83,10 +81,8 @@ export function thrownReply(
     const body = encodeValue(codec, ErrorType.type, value);
     return limited({ kind: "error", body, fault: null }, codec, maxBytes);
   } catch (failure) {
-    return faultReply(
-      codec,
-      fault("unanswerable", `the error cannot be sent: ${messageOf(failure)}`),
-    );
+    const reason = `the error cannot be sent: ${messageOf(failure)}`;
+    return faultReply(codec, fault("unanswerable", reason));
   }
 }
 

@@ -12,6 +12,9 @@ export interface OutgoingReply {
   readonly body: Buffer;
 }
 
+/** Whether a message asks the broker to return it if no queue gets it. */
+export type Routing = "mandatory" | "optional";
+
 /**
  * A message that closes its channel this often is given up. The first time, another message may be
  * to blame. After that, no other message that may have closed a channel is sent at the same time.
@@ -93,11 +96,7 @@ export class ReplySender {
    * caller's queue is gone. It is never mandatory if the address is one of direct reply-to: that is
    * no queue, and RabbitMQ before 4.2 may return a message that it delivers.
    */
-  outgoing(
-    replyTo: ReplyTo,
-    { type, headers, body }: OutgoingReply,
-    routing: "mandatory" | "optional",
-  ): Outgoing {
+  outgoing(replyTo: ReplyTo, { type, headers, body }: OutgoingReply, routing: Routing): Outgoing {
     const isDirect = replyTo.address.startsWith(DIRECT_REPLY_TO);
     return {
       routingKey: replyTo.address,

@@ -105,7 +105,7 @@ export class Server implements AsyncDisposable {
     this.#jobCopies = new Publisher(link, log, "jobs");
     this.#broadcasts = new Broadcasts({
       identity: this.#identity,
-      describesItself: options.describesItself ?? true,
+      describesItself: this.#describesItself,
       replies: this.#replies,
       invoke: (decision, delivery, running) =>
         this.#handlers.get(delivery.routingKey)!.runBroadcast(decision, delivery, running),
@@ -193,7 +193,7 @@ export class Server implements AsyncDisposable {
       services: services.map((each) => describe(each, queue)),
       methods: all,
     };
-    if (this.#options.describesItself ?? true) {
+    if (this.#describesItself) {
       for (const built of builtInMethods(this.#identity, served)) {
         onQueue.byName.set(built.method.name, built);
       }
@@ -278,6 +278,10 @@ export class Server implements AsyncDisposable {
     });
   }
 
+  get #describesItself(): boolean {
+    return this.#options.describesItself ?? true;
+  }
+
   get #rules() {
     return {
       maxAcceptedBytes: this.#options.maxAcceptedBytes ?? DEFAULT_MAX_BYTES,
@@ -303,7 +307,7 @@ export class Server implements AsyncDisposable {
     const methods = this.#queues.flatMap(({ served }) =>
       served.methods.map(({ method }) => method),
     );
-    const describesItself = this.#options.describesItself ?? true;
+    const describesItself = this.#describesItself;
     const isNeeded =
       describesItself || methods.some((method) => !method.oneway || method.broadcast);
     if (!isNeeded) return;
