@@ -304,6 +304,8 @@ impl<'a> BrokerCall<'a> {
             self.progress.last_failure = Some(PublishFailure::NoServer);
             return self.unless_ended(deadline, pin!(sleep(NO_SERVER_DELAY))).await;
         }
+        // Only an idempotent call sends another request after one that may have run. If that
+        // changes, this error still does not say that none has.
         ControlFlow::Break(Err(if may_have_run {
             broker_error(queue_gone_error(queue), true)
         } else {
